@@ -1,0 +1,1 @@
+"""Benchmarks: data sets with ground truth and the evaluation of a model on them."""

@@ -1,0 +1,1 @@
+"""One reader for each annotation layout; each gives `EvalSample`s."""

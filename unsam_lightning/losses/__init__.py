@@ -1,0 +1,1 @@
+"""The three losses of stage 2: one loss, one page, pure functions."""

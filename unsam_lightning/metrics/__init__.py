@@ -1,0 +1,1 @@
+"""Metrics equal to the reference evaluators of the field: pure functions."""
