@@ -1,0 +1,247 @@
+"""Stock SAM-2 from the `sam2` package's own classes: by name, hub id or local checkpoint, and the bundled nano.
+
+Nothing of SAM-2 is copied here; the architectures are the yaml files of the installed `sam2` package (and our own
+`architectures/nano.yaml`). Next in the tour: `decoder.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from sam2.modeling.sam2_base import SAM2Base
+
+from unsam_lightning.errors import UserError
+
+#: Short names of the SAM-2.1 sizes and the hub ids that hold their weights.
+NAMES: dict[str, str] = {
+    "tiny": "facebook/sam2.1-hiera-tiny",
+    "small": "facebook/sam2.1-hiera-small",
+    "base_plus": "facebook/sam2.1-hiera-base-plus",
+    "large": "facebook/sam2.1-hiera-large",
+}
+
+#: (width of the first stage, number of blocks) of a Hiera trunk -> suffix of sam2's config files.
+_SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
+
+_NANO_YAML = Path(__file__).parent / "architectures" / "nano.yaml"
+_NANO_SEED = 20251113  # fixed: the nano model is the same everywhere until its trained weights are bundled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A stock SAM-2 and where it came from.
+
+    Args:
+        sam: The model, in eval mode, on the CPU (or on the meta device for `weights=False`).
+        name: The name it was asked for by: "nano", "small", a hub id, or a file name without its folder.
+        sha256: Of the checkpoint file; of the numbers themselves for a model without a file.
+        is_pretrained: False where the numbers are random.
+    """
+
+    sam: SAM2Base
+    name: str
+    sha256: str
+    is_pretrained: bool
+
+
+def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
+    """Return a stock SAM-2 in eval mode on the CPU.
+
+    Args:
+        name_or_path: "nano", "tiny", "small", "base_plus", "large", a hub id of the sam2 package such as
+            "facebook/sam2.1-hiera-small", or a local file in the layout of SAM-2's releases, {"model": state dict}.
+        config: YAML of the architecture, for a local file whose size has no name; guessed from the file otherwise.
+
+    Raises:
+        UserError: Unknown name; no network for a hub id; a file that is no checkpoint, is cut short, or does not fit
+            its architecture key by key.
+    """
+    if name_or_path == "nano":
+        return _random_nano()
+    path = Path(name_or_path)
+    if path.is_file():
+        state = read_state(path)
+        return base_from_state(state, name=path.name, sha256=_file_sha256(path), config=config)
+    if name_or_path in NAMES or name_or_path in NAMES.values() or "/sam2" in name_or_path:
+        path = _download(NAMES.get(name_or_path, name_or_path))
+        state = read_state(path)
+        return base_from_state(state, name=name_or_path, sha256=_file_sha256(path), config=config)
+    raise UserError(
+        expected=f"a model name (nano, {', '.join(NAMES)}), a hub id or a checkpoint file",
+        found=repr(name_or_path),
+        remedy="check the spelling or the path",
+    )
+
+
+def base_from_state(state: dict[str, torch.Tensor], *, name: str, sha256: str, config: str | Path | None) -> Base:
+    """Return the SAM-2 whose state dict this is; every key must fit, none may be missing or left over."""
+    sam = build_sam(config if config is not None else architecture_of(state, name))
+    load_strictly(sam, state, name)
+    return Base(sam=sam.eval(), name=name, sha256=sha256, is_pretrained=True)
+
+
+def build_sam(architecture: str | Path) -> SAM2Base:
+    """Build a SAM-2 with random weights from a yaml file or from one of the sam2 package's configs.
+
+    Args:
+        architecture: A path to a yaml file, or a name such as "nano", "small", "configs/sam2/sam2_hiera_s.yaml".
+    """
+    from hydra.utils import instantiate
+
+    path = _architecture_path(str(architecture))
+    try:
+        tree = OmegaConf.load(path)
+    except OSError as error:
+        raise UserError(
+            expected=f"an architecture yaml at {path}", found=str(error.strerror), remedy="check the path"
+        ) from None
+    model = tree["model"] if "model" in tree else tree
+    if model.get("_target_") != "sam2.modeling.sam2_base.SAM2Base":
+        # A yaml may come from a stranger, and instantiate calls whatever it names.
+        raise UserError(
+            expected="an architecture whose _target_ is sam2.modeling.sam2_base.SAM2Base",
+            found=f"{model.get('_target_')!r} in {path}",
+            remedy="pass a SAM-2 image model's yaml",
+        )
+    _refuse_foreign_targets(model, path)
+    options = {key: value for key, value in model.items() if key not in ("temperature", "fourier_dim", "lora_rank")}
+    sam = instantiate(OmegaConf.create(options))
+    assert isinstance(sam, SAM2Base)
+    # The stock builders pick the most stable of the masks in eval mode; here the caller chooses, so it stays off.
+    return sam.eval()
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict of a checkpoint in SAM-2's layout or of a safetensors file, loaded without pickles."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many types for a broken file; all mean the same here
+        raise UserError(
+            expected=f"a readable checkpoint at {path}",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            remedy="download or copy the file again; it may be cut short",
+        ) from None
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        found = f"keys {sorted(content)[:5]}" if isinstance(content, dict) else type(content).__name__
+        raise UserError(
+            expected=f"a checkpoint with the layout {{'model': state dict}} at {path}",
+            found=found,
+            remedy="pass a SAM-2 release, an official UnSAMv2 checkpoint or one of our adapters (.ckpt)",
+        )
+    return state
+
+
+def architecture_of(state: dict[str, torch.Tensor], name: str) -> str:
+    """Return the sam2 config that a state dict belongs to, from its trunk's width and depth and its 2.1 extras."""
+    stem = "image_encoder.trunk.patch_embed.proj.weight"
+    if stem in state:
+        width = state[stem].shape[0]
+        blocks = 1 + max(int(key.split(".")[3]) for key in state if key.startswith("image_encoder.trunk.blocks."))
+        if (width, blocks) in _SIZES:
+            version = "2.1" if "no_obj_embed_spatial" in state else "2"
+            return f"configs/sam{version}/sam{version}_hiera_{_SIZES[width, blocks]}.yaml"
+        found = f"a trunk of width {width} with {blocks} blocks"
+    else:
+        found = f"no key {stem}"
+    raise UserError(
+        expected=f"the weights of a SAM-2 of a known size in {name}",
+        found=found,
+        remedy="pass the architecture's yaml as config",
+    )
+
+
+def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
+    """Load a state dict; a missing or unexpected key or a wrong shape is one `UserError` that names it."""
+    own = module.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            expected=f"the {len(own)} tensors of {type(module).__name__} in {name}",
+            found="; ".join(problems[:3]) + more,
+            remedy="check that the checkpoint and the architecture belong together",
+        )
+    module.load_state_dict(state)
+
+
+def state_sha256(module: torch.nn.Module) -> str:
+    """Return the sha256 of all numbers of a module, in the order of their names."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _random_nano() -> Base:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_NANO_SEED)
+        sam = build_sam("nano")
+    return Base(sam=sam, name="nano", sha256=state_sha256(sam), is_pretrained=False)
+
+
+def _architecture_path(architecture: str) -> Path:
+    import sam2
+
+    package = Path(sam2.__path__[0])
+    if architecture == "nano":
+        return _NANO_YAML
+    if architecture in NAMES:
+        from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
+
+        return package / str(HF_MODEL_ID_TO_FILENAMES[NAMES[architecture]][0])
+    return package / architecture if architecture.startswith("configs/") else Path(architecture)
+
+
+def _refuse_foreign_targets(node: Any, path: Path) -> None:
+    """Raise unless every `_target_` in the tree is a class of sam2's modelling code."""
+    if not hasattr(node, "items"):
+        return
+    for key, value in node.items():
+        if key == "_target_" and not str(value).startswith("sam2.modeling."):
+            raise UserError(
+                expected="only classes of sam2.modeling in an architecture",
+                found=f"{value!r} in {path}",
+                remedy="remove it; an architecture file must not run other code",
+            )
+        _refuse_foreign_targets(value, path)
+
+
+def _download(hub_id: str) -> Path:
+    from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES, _hf_download
+
+    if hub_id not in HF_MODEL_ID_TO_FILENAMES:
+        raise UserError(
+            expected=f"one of the sam2 package's hub ids ({', '.join(HF_MODEL_ID_TO_FILENAMES)})",
+            found=hub_id,
+            remedy="check the spelling",
+        )
+    try:
+        return Path(_hf_download(hub_id)[1])
+    except Exception as error:  # huggingface_hub raises many types; offline is by far the usual one
+        raise UserError(
+            expected=f"the weights of {hub_id} from the model hub or its local cache",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            remedy="check the network, or download the .pt file elsewhere and pass its path",
+        ) from None
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

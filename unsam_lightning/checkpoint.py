@@ -1,0 +1,181 @@
+"""Adapter checkpoints (ours), official UnSAMv2 checkpoints in, and the choice of the right loader for a file.
+
+An adapter checkpoint is a Lightning checkpoint whose state dict holds only what trained; the key "unsam" says what
+it belongs to. Everything is loaded with `weights_only=True`. Next in the tour: `prompts.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unsam_lightning import __version__
+from unsam_lightning.backbone import Base, base_from_state, load_base, load_strictly, read_state
+from unsam_lightning.decoder import AdapterConfig
+from unsam_lightning.errors import UserError
+from unsam_lightning.manifest import sha256_file
+from unsam_lightning.model import UnSAM
+
+ADAPTER_FORMAT = "unsam_lightning/adapter/1"
+
+#: Official names of what trains -> ours, after the LoRA suffixes have been dealt with.
+_OFFICIAL_PREFIXES = {
+    "sam_prompt_encoder.fourier_embedder.mlp.mlp.": "decoder.granularity_encoder.mlp.",
+    "sam_prompt_encoder.granularity_embedding.weight": "decoder.granularity_encoder.type_embedding",
+    "sam_mask_decoder.gra_token.weight": "decoder.token",
+    "sam_mask_decoder.gra_output_token_mlp.": "decoder.mask_head.",
+}
+_OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
+
+
+def from_pretrained(
+    name_or_path: str,
+    config: str | Path | None = None,
+    *,
+    adapter: AdapterConfig | None = None,
+    seed: int = 0,
+    base: str | None = None,
+) -> UnSAM:
+    """Return a model from a name, a hub id or any checkpoint; see `UnSAM.from_pretrained`."""
+    path = Path(name_or_path)
+    if not path.is_file():
+        return UnSAM(load_base(name_or_path, config), adapter, seed)
+    if path.suffix == ".ckpt":
+        content = read_adapter(path)
+        about = content["unsam"]
+        model = UnSAM(
+            load_base(base or about["base"]["name"], config), AdapterConfig.from_dict(about["adapter"]), seed
+        )
+        load_adapter(model, content, path.name)
+        return model
+    state = read_state(path)
+    if any("gra_token" in key for key in state):
+        return _from_official(state, name=path.name, sha256=sha256_file(path), config=config)
+    return UnSAM(
+        base_from_state(state, name=path.name, sha256=sha256_file(path), config=config), adapter, seed
+    )
+
+
+def describe_adapter(model: UnSAM) -> dict[str, Any]:
+    """Return what a checkpoint says about its model, in plain values: format, version, base, shape."""
+    return {
+        "format": ADAPTER_FORMAT,
+        "version": __version__,
+        "base": {"name": model.base_name, "sha256": model.base_sha256},
+        "adapter": model.decoder.config.to_dict(),
+    }
+
+
+def read_adapter(path: Path) -> dict[str, Any]:
+    """Return the content of one of our checkpoints; `UserError` for any other file."""
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a broken file; all mean the same here
+        raise UserError(
+            expected=f"a readable checkpoint at {path}",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            remedy="copy the file again; it may be cut short",
+        ) from None
+    about = content.get("unsam") if isinstance(content, dict) else None
+    if not isinstance(about, dict) or about.get("format") != ADAPTER_FORMAT:
+        raise UserError(
+            expected=f"one of our adapter checkpoints ({ADAPTER_FORMAT}) at {path}",
+            found="no key 'unsam' of that format",
+            remedy="pass a checkpoint that `fit` wrote",
+        )
+    return dict(content)
+
+
+def load_adapter(model: UnSAM, content: dict[str, Any], where: str) -> None:
+    """Load an adapter checkpoint's numbers into a model of the same base and shape.
+
+    Raises:
+        UserError: The checkpoint belongs to another base model or to another adapter shape.
+    """
+    check_base(model, content["unsam"], where)
+    prefix = "model."
+    state = {
+        key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
+    }
+    load_trained(model, state, where)
+
+
+def check_base(model: UnSAM, about: dict[str, Any], where: str) -> None:
+    """Raise `UserError` unless a checkpoint's base is this model's, by its checksum."""
+    base = about["base"]
+    if base["sha256"] != model.base_sha256:
+        raise UserError(
+            expected=f"the base model that {where} was trained on: {base['name']} (sha256 {base['sha256'][:12]})",
+            found=f"{model.base_name} (sha256 {model.base_sha256[:12]})",
+            remedy=f"run with --model.backbone {base['name']} and the same weights",
+        )
+
+
+def load_trained(model: UnSAM, state: dict[str, Tensor], where: str) -> None:
+    """Load exactly the numbers that train; a missing, unexpected or misshapen one is an error that names it."""
+    own = dict(model.named_parameters())
+    wanted = model.trained_names()
+    problems = [f"missing {name}" for name in wanted if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        raise UserError(
+            expected=f"the {len(wanted)} trained tensors of this adapter in {where}",
+            found="; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else ""),
+            remedy="build the model with the adapter shape that the checkpoint records",
+        )
+    with torch.no_grad():
+        for name in wanted:
+            own[name].copy_(state[name])
+
+
+def _from_official(state: dict[str, Tensor], *, name: str, sha256: str, config: str | Path | None) -> UnSAM:
+    """Return a model with an official UnSAMv2 checkpoint's numbers, every one accounted for."""
+    stock: dict[str, Tensor] = {}
+    trained: dict[str, Tensor] = {}
+    for key, value in state.items():
+        lora = _OFFICIAL_LORA.match(key)
+        prefix = next((prefix for prefix in _OFFICIAL_PREFIXES if key.startswith(prefix)), None)
+        if lora:
+            trained[f"decoder.transformer.{lora[1]}.lora_{lora[2].lower()}"] = value.float()
+        elif prefix is not None:
+            trained[_OFFICIAL_PREFIXES[prefix] + key.removeprefix(prefix)] = value.float()
+        else:
+            stock[key.replace(".original_layer.", ".")] = value.float()
+    base = base_from_state(stock, name=name, sha256=sha256, config=config)
+    model = UnSAM(base, _official_shape(trained, name))
+    load_trained(model, trained, name)
+    return model
+
+
+def _official_shape(trained: dict[str, Tensor], name: str) -> AdapterConfig:
+    first = trained.get("decoder.granularity_encoder.mlp.0.weight")
+    second = trained.get("decoder.granularity_encoder.mlp.3.weight")
+    ranks = {len(value) for key, value in trained.items() if key.endswith("lora_a")}
+    if first is None or second is None or len(ranks) > 1:
+        raise UserError(
+            expected=f"an official UnSAMv2 checkpoint in {name}",
+            found=f"LoRA ranks {sorted(ranks)} and {len(trained)} granularity tensors",
+            remedy="pass a released checkpoint",
+        )
+    rank = ranks.pop() if ranks else 0
+    return AdapterConfig(
+        fourier_dim=first.shape[1],
+        hidden_dims=(first.shape[0], second.shape[0]),
+        own_iou_head=False,
+        lora_rank=rank,
+        lora_alpha=2.0 * rank,  # the official code always scales by 2
+        lora_dropout=0.1,
+        warm_start=False,
+    )
+
+
+__all__ = ["Base", "check_base", "describe_adapter", "from_pretrained", "load_adapter", "load_strictly", "read_adapter"]

@@ -1,0 +1,261 @@
+"""The granularity-aware decoder: a granularity token in, a granularity mask out, LoRA between; around stock SAM-2.
+
+The stock mask decoder is used, not forked: its transformer is shared number by number with a copy whose attention
+projections carry LoRA, so the stock path stays untouched (bit for bit) and both can run at once from several threads.
+
+Source: UnSAMv2 (arXiv 2511.13714) section 3.4; HQ-SAM's extra output token. Next in the tour: `model.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from sam2.modeling.sam2_utils import MLP
+from torch import Tensor, nn
+
+from unsam_lightning.errors import UserError
+
+LoraTarget = Literal["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The shape of everything that trains.
+
+    Args:
+        fourier_dim: Number of Fourier features of a granularity, even.
+        fourier_temperature: Highest angular frequency of these features.
+        hidden_dims: Widths of the hidden layers between the Fourier features and the token.
+        dropout: Dropout in that MLP.
+        own_mask_head: True: a mask head of the granularity token's own; False: SAM's single-mask head, frozen.
+        own_iou_head: An IoU head for exactly this mask. The official model has none and reports SAM's score.
+        lora_rank: Rank r of the update of each attention projection; 0 for none.
+        lora_alpha: The update is scaled by alpha / r.
+        lora_dropout: Dropout before the update's first factor, in training.
+        lora_targets: Which projections of the decoder's seven attentions carry LoRA.
+        lora_blocks: Part of a name that an attention must contain to carry LoRA; "" for all seven.
+        warm_start: Start token and head as copies of SAM's single-mask token and head, and the granularity token as
+            SAM's padding token, so that training starts at SAM's own mask. The official model starts from noise.
+    """
+
+    fourier_dim: int = 128
+    fourier_temperature: float = 100.0
+    hidden_dims: tuple[int, ...] = (192, 192)
+    dropout: float = 0.1
+    own_mask_head: bool = True
+    own_iou_head: bool = True
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    lora_targets: tuple[LoraTarget, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    lora_blocks: str = ""
+    warm_start: bool = True
+
+    @staticmethod
+    def preset(name: str) -> AdapterConfig:
+        """Return a named shape: "default" (ours), "official" (the official graph), "compact" (<= 9,212 numbers)."""
+        if name not in _PRESETS:
+            raise UserError(expected=f"an adapter preset ({', '.join(_PRESETS)})", found=repr(name), remedy="pick one")
+        return _PRESETS[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> AdapterConfig:
+        """Return the config that `to_dict` described."""
+        return AdapterConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+_PRESETS = {
+    "default": AdapterConfig(),
+    "official": AdapterConfig(own_iou_head=False, lora_dropout=0.1, warm_start=False),
+    "compact": AdapterConfig(
+        fourier_dim=32,
+        hidden_dims=(12,),
+        dropout=0.0,
+        own_mask_head=False,
+        own_iou_head=True,
+        lora_rank=1,
+        lora_alpha=2.0,
+        lora_targets=("q_proj", "v_proj"),
+        lora_blocks="token_to_image",
+    ),
+}
+
+
+class GranularityEncoder(nn.Module):
+    """Turns a granularity into a prompt token: Fourier features, an MLP, a type embedding.
+
+    Source: UnSAMv2 section 3.4: features sin(f_k g), cos(f_k g) interleaved, f_k = T^(k / (d / 2)), without 2 pi.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, config: AdapterConfig, token_dim: int) -> None:
+        super().__init__()
+        count = config.fourier_dim // 2
+        exponents = torch.arange(count, dtype=torch.float32) / count
+        self.register_buffer("frequencies", config.fourier_temperature**exponents, persistent=False)
+        widths = (config.fourier_dim, *config.hidden_dims)
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], token_dim))
+        self.type_embedding = nn.Parameter(torch.randn(1, token_dim))
+
+    def forward(self, granularity: Tensor) -> Tensor:
+        """Return the prompt tokens (P, D) of granularities (P,)."""
+        angles = granularity.float()[:, None] * self.frequencies  # (P, d/2)
+        features = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (P, d), interleaved
+        token: Tensor = self.mlp(features.to(self.type_embedding.dtype)) + self.type_embedding
+        return token
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer plus a trained update of low rank: W x + (alpha / r) B A x.
+
+    Args:
+        base: The layer that is adapted; its parameters are shared, not copied.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.lora_a = nn.Parameter(torch.randn(rank, base.in_features) * 0.01)
+        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
+        self.scale = alpha / rank
+        self.dropout = dropout
+
+    def weight(self) -> Tensor:
+        """Return the adapted weight matrix, W + (alpha / r) B A."""
+        return self.base.weight + self.scale * (self.lora_b @ self.lora_a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the adapted layer to (..., in) and return (..., out)."""
+        if self.training and self.dropout > 0:
+            update = nn.functional.dropout(x, self.dropout) @ self.lora_a.T @ self.lora_b.T
+            return nn.functional.linear(x, self.base.weight, self.base.bias) + self.scale * update
+        # Folding the update into the weight costs one small product instead of two passes over the image tokens.
+        return nn.functional.linear(x, self.weight(), self.base.bias)
+
+    def merged(self) -> nn.Linear:
+        """Return a plain layer with the update folded in, for inference."""
+        layer = nn.Linear(self.base.in_features, self.base.out_features).to(self.base.weight)
+        layer.weight = nn.Parameter(self.weight().detach(), requires_grad=False)
+        layer.bias = nn.Parameter(self.base.bias.detach().clone(), requires_grad=False)
+        return layer
+
+
+class GranularityDecoder(nn.Module):
+    """Everything that trains, and the decoder pass that uses it.
+
+    Args:
+        config: Its shape.
+        sam_decoder: The stock mask decoder whose transformer is shared. It is not registered here: `forward` gets it.
+        pad_token: SAM's embedding of "no point", (1, D); where a warm start begins.
+    """
+
+    def __init__(self, config: AdapterConfig, sam_decoder: nn.Module, pad_token: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        dim = sam_decoder.transformer_dim
+        self.granularity_encoder = GranularityEncoder(config, dim)
+        self.token = nn.Parameter(torch.randn(1, dim))
+        self.mask_head = MLP(dim, dim, dim // 8, 3) if config.own_mask_head else None
+        self.iou_head = MLP(dim, dim, 1, 2) if config.own_iou_head and config.own_mask_head else None
+        if config.own_iou_head and not config.own_mask_head:
+            self.iou_head = nn.Linear(dim, 1)
+        self.transformer = _share_with_lora(sam_decoder.transformer, config)
+        if config.warm_start:
+            self._start_as_sam(sam_decoder, pad_token)
+
+    @torch.no_grad()
+    def _start_as_sam(self, sam_decoder: nn.Module, pad_token: Tensor) -> None:
+        self.token.copy_(sam_decoder.mask_tokens.weight[:1])
+        if self.mask_head is not None:
+            self.mask_head.load_state_dict(sam_decoder.output_hypernetworks_mlps[0].state_dict())
+        self.granularity_encoder.type_embedding.copy_(pad_token)
+        self.granularity_encoder.mlp[-1].weight.mul_(0.1)
+        self.granularity_encoder.mlp[-1].bias.zero_()
+
+    def forward(
+        self,
+        sam_decoder: nn.Module,
+        image: Tensor,
+        image_pe: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        high_res: tuple[Tensor, Tensor],
+        granularity: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the granularity mask of every prompt.
+
+        Args:
+            sam_decoder: The stock mask decoder: its tokens, upscaling and heads, all frozen.
+            image: Image tokens of each prompt's image, (P, D, s, s) at stride 16.
+            image_pe: Their positions, (1, D, s, s).
+            sparse: Prompt tokens, (P, K, D).
+            dense: Mask prompts, (P, D, s, s).
+            high_res: Image features (P, D/8, 4s, 4s) and (P, D/4, 2s, 2s).
+            granularity: (P,) in [0.1, 1].
+
+        Returns:
+            mask logits (P, 1, 4s, 4s); predicted IoU (P, 1); the mask token after the transformer (P, D); object
+            score logits (P, 1); pixel embeddings (P, D/8, 4s, 4s), whose product with the mask head's output is the
+            mask.
+        """
+        prompts = torch.cat((sparse, self.granularity_encoder(granularity)[:, None].to(sparse.dtype)), dim=1)
+        own = [sam_decoder.iou_token.weight, sam_decoder.mask_tokens.weight, self.token]
+        if sam_decoder.pred_obj_scores:
+            own.insert(0, sam_decoder.obj_score_token.weight)
+        outputs = torch.cat(own)[None].expand(len(prompts), -1, -1)  # (P, T, D): the official order, ours last
+        last = outputs.shape[1] - 1
+        queries, keys = self.transformer(
+            image + dense, image_pe.expand(len(prompts), -1, -1, -1), torch.cat((outputs, prompts), dim=1)
+        )
+        token_out = queries[:, last]  # (P, D)
+        pixels = _upscale(sam_decoder, keys.transpose(1, 2).reshape(image.shape), high_res)  # (P, D/8, 4s, 4s)
+        head = self.mask_head if self.mask_head is not None else sam_decoder.output_hypernetworks_mlps[0]
+        masks = torch.einsum("pc,pchw->phw", head(token_out), pixels)[:, None]
+        if self.iou_head is not None:
+            iou = self.iou_head(token_out).sigmoid()
+        else:
+            iou_token = 1 if sam_decoder.pred_obj_scores else 0
+            iou = sam_decoder.iou_prediction_head(queries[:, iou_token])[:, :1]
+        if sam_decoder.pred_obj_scores:
+            score = sam_decoder.pred_obj_score_head(queries[:, 0])
+        else:
+            score = torch.full_like(iou, 10.0)
+        return masks, iou, token_out, score, pixels
+
+    def merge_lora(self) -> None:
+        """Fold every LoRA update into its layer, for inference: no cost at run time, no training any more."""
+        for name, module in list(self.transformer.named_modules()):
+            if isinstance(module, LoRALinear):
+                parent, _, child = name.rpartition(".")
+                setattr(self.transformer.get_submodule(parent), child, module.merged())
+
+
+def _upscale(sam_decoder: nn.Module, image: Tensor, high_res: tuple[Tensor, Tensor]) -> Tensor:
+    up1, norm, act1, up2, act2 = sam_decoder.output_upscaling
+    stride8 = act1(norm(up1(image) + high_res[1]))
+    upscaled: Tensor = act2(up2(stride8) + high_res[0])
+    return upscaled
+
+
+def _share_with_lora(transformer: nn.Module, config: AdapterConfig) -> nn.Module:
+    """Return a transformer that shares every parameter with the given one and has LoRA on its attentions."""
+    shared = copy.deepcopy(transformer, memo={id(parameter): parameter for parameter in transformer.parameters()})
+    if config.lora_rank == 0:
+        return shared
+    for name, module in list(shared.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if child in config.lora_targets and config.lora_blocks in parent and isinstance(module, nn.Linear):
+            adapted = LoRALinear(module, config.lora_rank, config.lora_alpha, config.lora_dropout)
+            setattr(shared.get_submodule(parent), child, adapted)
+    return shared

@@ -1,0 +1,239 @@
+"""`UnSAM`: a frozen SAM-2 and its granularity adapter; the same two calls in training, benchmarks and inference.
+
+    embedding = model.encode(images)                       # once per image
+    masks, iou, *_ = model.decode(embedding, clicks, labels, granularity=0.3)
+
+Without a granularity `decode` is stock SAM-2. Next in the tour: `checkpoint.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.functional import resize
+
+from unsam_lightning.backbone import Base, load_base
+from unsam_lightning.decoder import AdapterConfig, GranularityDecoder
+from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import check_granularity
+
+#: ImageNet statistics, as in SAM2Transforms.
+PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Embedding(NamedTuple):
+    """What the encoder gives for B images, D = width of the decoder, s = image size / 16.
+
+    Args:
+        image: (B, D, s, s).
+        high_res: (B, D/8, 4s, 4s) and (B, D/4, 2s, 2s), already projected for the decoder.
+    """
+
+    image: Tensor
+    high_res: tuple[Tensor, Tensor]
+
+    def select(self, index: Tensor) -> Embedding:
+        """Return the embedding of images `index` (P,), one for each prompt; a single image is not copied."""
+        if len(self.image) == 1:
+            count = len(index)
+            return Embedding(
+                self.image.expand(count, -1, -1, -1),
+                (self.high_res[0].expand(count, -1, -1, -1), self.high_res[1].expand(count, -1, -1, -1)),
+            )
+        return Embedding(self.image[index], (self.high_res[0][index], self.high_res[1][index]))
+
+
+class Decoded(NamedTuple):
+    """What the decoder gives for P prompts; M = 1, or 3 for stock SAM-2's multi-mask output.
+
+    Args:
+        masks: Logits (P, M, h, w) at stride 4 of the model's frame; positive is inside.
+        iou: Predicted IoU of each mask, (P, M).
+        tokens: Mask tokens after the transformer, (P, 1 or 3, D).
+        object_score: Logits (P, 1): is there an object at all.
+        pixels: Embeddings of the pixels, (P, D/8, h, w); None from stock SAM-2, which does not hand them out.
+    """
+
+    masks: Tensor
+    iou: Tensor
+    tokens: Tensor
+    object_score: Tensor
+    pixels: Tensor | None
+
+
+class UnSAM(nn.Module):
+    """SAM-2 with a granularity dial.
+
+    Args:
+        base: The stock SAM-2; it is frozen here.
+        adapter: Shape of what trains.
+        seed: Of the adapter's random start.
+    """
+
+    def __init__(self, base: Base, adapter: AdapterConfig | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.sam = base.sam.requires_grad_(False)
+        self.base_name, self.base_sha256, self.is_pretrained = base.name, base.sha256, base.is_pretrained
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.decoder = GranularityDecoder(
+                adapter or AdapterConfig(), self.sam.sam_mask_decoder, self.sam.sam_prompt_encoder.not_a_point_embed.weight
+            )
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, config: str | Path | None = None, **options: Any) -> UnSAM:
+        """Return a model in eval mode.
+
+        Args:
+            name_or_path: nano, tiny, small, base_plus, large; a hub id; a SAM-2 `.pt` file; one of our adapter
+                checkpoints (`.ckpt`); an official UnSAMv2 checkpoint.
+            config: YAML of the base architecture, for sizes that have no name.
+            options: `adapter` (an `AdapterConfig`) and `seed` for a new adapter; `base` (name or path) to say where an
+                adapter checkpoint finds its base when its recorded name does not.
+
+        Raises:
+            UserError: See `backbone.load_base` and `checkpoint.load_adapter`.
+        """
+        # Imported here: checkpoint.py stands on this file.
+        from unsam_lightning.checkpoint import from_pretrained
+
+        return from_pretrained(name_or_path, config, **options).eval()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square frame in pixels."""
+        return int(self.sam.image_size)
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the mask logits in pixels: a quarter of the frame."""
+        return self.image_size // 4
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def train(self, mode: bool = True) -> UnSAM:
+        """Switch the adapter's mode; the frozen SAM-2 stays in eval mode."""
+        super().train(mode)
+        self.sam.eval()
+        return self
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return images in model space: float, square of `image_size`, ImageNet statistics.
+
+        Args:
+            images: uint8, or float in [0, 1], (B, 3, H, W).
+        """
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            # The aspect ratio is not kept: that is how SAM-2 was trained (SAM2Transforms).
+            images = resize(images, [self.image_size, self.image_size], antialias=True)
+        normalized: Tensor = (images - self.pixel_mean) / self.pixel_std
+        return normalized
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, normalized: bool = False) -> Embedding:
+        """Return the frozen encoder's embedding of images; no gradients.
+
+        Args:
+            images: uint8, or float in [0, 1], (B, 3, H, W), RGB, any size.
+            normalized: True: already in model space, (B, 3, image_size, image_size).
+        """
+        features = self.sam.forward_image(images if normalized else self.normalize(images))["backbone_fpn"]
+        image = features[2]
+        if self.sam.directly_add_no_mem_embed:
+            image = image + self.sam.no_mem_embed.view(1, -1, 1, 1)
+        return Embedding(image, (features[0], features[1]))
+
+    def decode(
+        self,
+        embedding: Embedding,
+        points_xy: Tensor | None,
+        labels: Tensor | None,
+        granularity: float | Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        image_index: Tensor | None = None,
+        multimask: bool = False,
+    ) -> Decoded:
+        """Return a mask for every prompt; with a granularity the adapter's, without one stock SAM-2's.
+
+        Args:
+            embedding: Of B images, from `encode`.
+            points_xy: (P, K, 2) pixels of the model's frame, x before y; None with boxes or masks alone.
+            labels: (P, K) of any dtype: 1 inside, 0 outside, -1 padding.
+            granularity: A number or (P,) in [0.1, 1]; None for stock SAM-2.
+            boxes: (P, 4), x0 y0 x1 y1 in the same pixels.
+            masks: Mask prompts as logits, (P, 1, h, w) at stride 4.
+            image_index: int64 (P,), which image each prompt belongs to. Default: all on the only image, or prompt i
+                on image i.
+            multimask: Three masks instead of one; only for stock SAM-2.
+
+        Raises:
+            UserError: A granularity outside [0.1, 1] (checked on the CPU only: a look at GPU memory would stall it),
+                or together with `multimask`.
+        """
+        if granularity is not None and multimask:
+            raise UserError(
+                expected="either a granularity or multimask output",
+                found=f"granularity {granularity} with multimask=True",
+                remedy="ask for several granularities instead of several masks",
+            )
+        points = _points(points_xy, labels, boxes)
+        sparse, dense = self.sam.sam_prompt_encoder(points=points, boxes=None, masks=masks)
+        count = len(sparse)
+        if image_index is None:
+            image_index = torch.arange(count, device=self.device) if len(embedding.image) > 1 else None
+        here = embedding.select(image_index if image_index is not None else torch.zeros(count, dtype=torch.long))
+        image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
+        if granularity is None:
+            out = self.sam.sam_mask_decoder(
+                image_embeddings=here.image,
+                image_pe=image_pe,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+                repeat_image=False,
+                high_res_features=list(here.high_res),
+            )
+            return Decoded(out[0], out[1], out[2], out[3], None)
+        if not isinstance(granularity, Tensor) or granularity.device.type == "cpu":
+            check_granularity(granularity)
+        wanted = torch.as_tensor(granularity, dtype=torch.float32, device=self.device).expand(count)
+        out = self.decoder(self.sam.sam_mask_decoder, here.image, image_pe, sparse, dense, here.high_res, wanted)
+        return Decoded(out[0], out[1], out[2][:, None], out[3], out[4])
+
+    def merge_lora(self) -> UnSAM:
+        """Fold LoRA into the weights, for inference; the masks stay the same to rounding."""
+        self.decoder.merge_lora()
+        return self
+
+    def trained_names(self) -> list[str]:
+        """Return the names of the parameters that train, as in `state_dict`, sorted."""
+        return sorted(name for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def size_report(self) -> str:
+        """Return one line: trainable and total numbers and their ratio."""
+        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in self.parameters())
+        share = 100 * trainable / (total - trainable)
+        return f"{trainable:,} numbers train, {total - trainable:,} of {self.base_name} are frozen ({share:.2f} %)"
+
+
+def _points(points_xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Return points and labels with boxes as two more points (labels 2 and 3), as SAM2ImagePredictor does."""
+    if boxes is None:
+        return None if points_xy is None or labels is None else (points_xy, labels)
+    corners = boxes.reshape(-1, 2, 2).float()
+    corner_labels = torch.tensor([[2, 3]], device=boxes.device).expand(len(boxes), -1)
+    if points_xy is None or labels is None:
+        return corners, corner_labels
+    return torch.cat((corners, points_xy), dim=1), torch.cat((corner_labels, labels.to(corner_labels)), dim=1)
