@@ -1,0 +1,45 @@
+"""Cross-view consistency: the same click and granularity in another view of the image give the same mask.
+
+The prediction in one view, carried through the known warp and without gradients, teaches the prediction in the other,
+where both views see the image and the teacher is sure. Next in the tour: `contrast.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unsam_lightning.losses.pairs import dice_loss
+
+
+def consistency_loss(
+    student_logits: Tensor, teacher_logits: Tensor, both_see: Tensor, confidence: float = 0.7
+) -> Tensor:
+    """Return the disagreement of two views, a number.
+
+    Args:
+        student_logits: (P, h, w), in the student's view, with gradients.
+        teacher_logits: (P, h, w), already warped into the student's view; gradients are cut here.
+        both_see: bool (P, h, w): both views show the image at this pixel.
+        confidence: Pixels take part where the teacher's probability of its own decision is at least this.
+
+    Returns:
+        Binary cross-entropy with the teacher's decision plus dice, over the pixels that take part, averaged over the
+        prompts whose teacher sees an object at all: a teacher that says "nothing" everywhere teaches nothing, so the
+        loss cannot be lowered by predicting nothing. A zero that carries a gradient where no prompt takes part.
+    """
+    student, teacher = student_logits.flatten(1).float(), teacher_logits.detach().flatten(1).float()
+    decision = (teacher > 0).float()
+    sure = torch.maximum(teacher.sigmoid(), 1 - teacher.sigmoid()) >= confidence
+    weight = (sure & both_see.flatten(1)).float()  # (P, h w)
+    inside, total = (weight * decision).sum(1), weight.sum(1)
+    taught = (inside > 0) & (inside < total)
+    if not bool(taught.any()):
+        return student.sum() * 0.0
+    student, decision, weight = student[taught], decision[taught], weight[taught]
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(student, decision, reduction="none")
+    pixelwise = (cross_entropy * weight).sum(1) / weight.sum(1)
+    # Pixels that do not take part count as "outside" on both sides, which adds nothing to the dice.
+    hidden = torch.finfo(student.dtype).min
+    overlap = dice_loss(student.masked_fill(weight == 0, hidden), decision * weight)
+    return (pixelwise + overlap).mean()

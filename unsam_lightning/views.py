@@ -1,0 +1,196 @@
+"""Two augmented views of a batch, made on its device, and the exact warp between them.
+
+Kornia draws and applies the augmentation of the images and hands out its geometry as one matrix per image; masks and
+clicks follow that matrix, so all three agree to the pixel. Next in the tour: `datamodule.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from kornia.augmentation import (
+    AugmentationSequential,
+    ColorJitter,
+    RandomAffine,
+    RandomGaussianBlur,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+)
+from kornia.geometry.transform import warp_perspective
+from torch import Tensor
+
+from unsam_lightning.batch import Batch, unpack_masks
+
+#: Side of a pixel of the decoder's masks, in pixels of the frame.
+STRIDE = 4
+
+#: Fewer pixels of a mask in a view (at stride 4) than this, and the mask does not take part there.
+MIN_VIEW_PIXELS = 4
+
+
+@dataclass(kw_only=True, slots=True)
+class View:
+    """One augmented view of B images with N masks each, in the model's frame of S x S pixels, h = w = S / 4.
+
+    Args:
+        images: float32 (B, 3, S, S) in [0, 1].
+        masks: bool (B, N, h, w): the masks' pixels at the centres of the decoder's pixels.
+        valid: bool (B, N): the mask exists and at least `MIN_VIEW_PIXELS` of it are in the view.
+        seen: bool (B, h, w): the pixel shows the image, not the empty margin of an affine warp.
+        matrix: float32 (B, 3, 3): pixel (x, y, 1) of the source image -> pixel of the view.
+    """
+
+    images: Tensor
+    masks: Tensor
+    valid: Tensor
+    seen: Tensor
+    matrix: Tensor
+
+
+@dataclass(kw_only=True, slots=True)
+class ViewPair:
+    """Two views of the same batch.
+
+    Args:
+        first: One view.
+        second: The other.
+        granularity: float32 (B, N), the same in both: a crop does not change what share of its object a mask is.
+        keys: B names.
+        seed: The batch's.
+    """
+
+    first: View
+    second: View
+    granularity: Tensor
+    keys: list[str]
+    seed: int
+
+    def warp(self) -> Tensor:
+        """Return float32 (B, 3, 3): pixel of the first view -> pixel of the second."""
+        return self.second.matrix @ torch.linalg.inv(self.first.matrix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Ranges of the augmentation of one view; each view draws its own.
+
+    Args:
+        crop_scale: Smallest and largest share of the image's area that a crop keeps.
+        flip: Probability of a horizontal flip.
+        degrees: Rotation in [-degrees, degrees].
+        shear: Shear angle in [-shear, shear] degrees.
+        jitter: Strength of brightness, contrast and saturation changes.
+        hue: Strength of the hue change.
+        grey: Probability of a grey image.
+        blur: Probability of a Gaussian blur.
+    """
+
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    flip: float = 0.5
+    degrees: float = 15.0
+    shear: float = 5.0
+    jitter: float = 0.3
+    hue: float = 0.05
+    grey: float = 0.1
+    blur: float = 0.2
+
+
+@dataclass(slots=True)
+class TwoViews:
+    """Makes a `ViewPair` of a `Batch`.
+
+    Args:
+        size: Side S of the model's frame in pixels.
+        augmentation: Ranges; None for two views that are the plain resized image.
+    """
+
+    size: int
+    augmentation: Augmentation | None
+    pipeline: AugmentationSequential = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.augmentation is None:
+            steps = [RandomResizedCrop((self.size, self.size), scale=(1.0, 1.0), ratio=(1.0, 1.0), p=1.0)]
+        else:
+            a = self.augmentation
+            steps = [
+                RandomResizedCrop((self.size, self.size), scale=a.crop_scale, ratio=(0.8, 1.25), p=1.0),
+                RandomHorizontalFlip(p=a.flip),
+                RandomAffine(a.degrees, shear=a.shear, p=0.5),
+                ColorJitter(a.jitter, a.jitter, a.jitter, a.hue, p=0.8),
+                RandomGrayscale(p=a.grey),
+                RandomGaussianBlur((5, 5), (0.3, 1.5), p=a.blur),
+            ]
+        self.pipeline = AugmentationSequential(*steps, data_keys=["input"], random_apply=False)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> ViewPair:
+        """Return two views; a pure function of the batch, whose seed all random numbers come from."""
+        devices = [batch.images.device] if batch.images.is_cuda else []
+        # Kornia draws from the global generator: seed a fork of it, so that nothing else notices.
+        with torch.random.fork_rng(devices=devices), torch.autocast(batch.images.device.type, enabled=False):
+            torch.manual_seed(batch.seed)
+            images = batch.images.float() / 255
+            first, second = self._view(images, batch), self._view(images, batch)
+        return ViewPair(
+            first=first, second=second, granularity=batch.granularity, keys=batch.keys, seed=batch.seed
+        )
+
+    def _view(self, images: Tensor, batch: Batch) -> View:
+        augmented = self.pipeline(images).clamp(0, 1)
+        matrix = self.pipeline.transform_matrix.to(images)
+        planes, seen = warp_planes(batch.planes, matrix, self.size // STRIDE)
+        masks = unpack_masks(planes, batch.valid.shape[1])
+        valid = batch.valid & (masks.flatten(2).sum(-1) >= MIN_VIEW_PIXELS)
+        return View(images=augmented, masks=masks, valid=valid, seen=seen, matrix=matrix)
+
+
+def warp_planes(planes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return bit-planes seen through a warp, each pixel taking its nearest source pixel.
+
+    Args:
+        planes: int32 (B, L, H, W).
+        matrix: float32 (B, 3, 3): source pixel -> pixel of the view.
+        size: Side of the result, at stride 4 of the view.
+
+    Returns:
+        int32 (B, L, size, size), 0 outside the source; bool (B, size, size): inside the source.
+    """
+    height, width = planes.shape[-2:]
+    centres = pixel_centres(size, planes.device).flatten(0, 1)  # (h w, 2)
+    source = warp_points(centres.expand(len(planes), -1, -1), torch.linalg.inv(matrix)).round().long()  # (B, h w, 2)
+    x, y = source.unbind(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1))[:, None].expand(-1, planes.shape[1], -1)
+    taken = planes.flatten(2).gather(2, index) * inside[:, None]
+    return taken.unflatten(2, (size, size)), inside.unflatten(1, (size, size))
+
+
+def pixel_centres(size: int, device: torch.device) -> Tensor:
+    """Return where the centres of the decoder's pixels lie in the frame, x and y, float32 (size, size, 2)."""
+    centre = torch.arange(size, device=device, dtype=torch.float32) * STRIDE + (STRIDE - 1) / 2
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    return torch.stack((x, y), dim=-1)
+
+
+def warp_points(points_xy: Tensor, matrix: Tensor) -> Tensor:
+    """Return points (B, K, 2) moved by matrices (B, 3, 3), in pixels."""
+    moved = torch.cat((points_xy, torch.ones_like(points_xy[..., :1])), dim=-1) @ matrix.transpose(1, 2)
+    return moved[..., :2] / moved[..., 2:]
+
+
+def warp_maps(maps: Tensor, matrix: Tensor) -> Tensor:
+    """Return maps (P, C, h, w) at stride 4 as the other view sees them, bilinear, 0 outside.
+
+    Args:
+        maps: float (P, C, h, w).
+        matrix: float32 (P, 3, 3): pixel of the maps' view -> pixel of the other view, both at stride 1.
+    """
+    to_frame = torch.tensor(
+        [[STRIDE, 0, (STRIDE - 1) / 2], [0, STRIDE, (STRIDE - 1) / 2], [0, 0, 1]], device=maps.device
+    )
+    at_stride = torch.linalg.inv(to_frame) @ matrix @ to_frame
+    warped: Tensor = warp_perspective(maps.float(), at_stride, maps.shape[-2:], align_corners=True)
+    return warped
