@@ -47,17 +47,13 @@ def from_pretrained(
     if path.suffix == ".ckpt":
         content = read_adapter(path)
         about = content["unsam"]
-        model = UnSAM(
-            load_base(base or about["base"]["name"], config), AdapterConfig.from_dict(about["adapter"]), seed
-        )
+        model = UnSAM(load_base(base or about["base"]["name"], config), AdapterConfig.from_dict(about["adapter"]), seed)
         load_adapter(model, content, path.name)
         return model
     state = read_state(path)
     if any("gra_token" in key for key in state):
         return _from_official(state, name=path.name, sha256=sha256_file(path), config=config)
-    return UnSAM(
-        base_from_state(state, name=path.name, sha256=sha256_file(path), config=config), adapter, seed
-    )
+    return UnSAM(base_from_state(state, name=path.name, sha256=sha256_file(path), config=config), adapter, seed)
 
 
 def describe_adapter(model: UnSAM) -> dict[str, Any]:
@@ -98,9 +94,7 @@ def load_adapter(model: UnSAM, content: dict[str, Any], where: str) -> None:
     """
     check_base(model, content["unsam"], where)
     prefix = "model."
-    state = {
-        key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
-    }
+    state = {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
     load_trained(model, state, where)
 
 

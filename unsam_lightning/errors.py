@@ -4,6 +4,8 @@ The command line prints it as one line and exits with code 2; every other except
 traceback.
 """
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """A problem with the user's input.
@@ -12,20 +14,13 @@ class UserError(Exception):
         expected: What the program needed, in words.
         found: What was there instead, with its value.
         remedy: What the user can do about it.
+        text: The three as one line; only for PyTorch, which rebuilds an exception of a DataLoader's worker from its
+            traceback's text alone.
     """
 
-    def __init__(self, *, expected: str, found: str, remedy: str) -> None:
-        # All three go to Exception so that the error survives pickling between worker processes.
-        super().__init__(expected, found, remedy)
-        self.expected, self.found, self.remedy = expected, found, remedy
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Rebuild from keywords when a DataLoader worker or a pool sends the error to its parent."""
-        return (_rebuild, (type(self), self.expected, self.found, self.remedy))
-
-    def __str__(self) -> str:
-        return f"expected {self.expected}; found {self.found}; {self.remedy}"
-
-
-def _rebuild(kind: type[UserError], expected: str, found: str, remedy: str) -> UserError:
-    return kind(expected=expected, found=found, remedy=remedy)
+    def __init__(self, text: str | None = None, *, expected: str = "", found: str = "", remedy: str = "") -> None:
+        if text is None:
+            text = f"expected {expected}; found {found}; {remedy}"
+        else:
+            text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(text)

@@ -80,7 +80,9 @@ class UnSAM(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.decoder = GranularityDecoder(
-                adapter or AdapterConfig(), self.sam.sam_mask_decoder, self.sam.sam_prompt_encoder.not_a_point_embed.weight
+                adapter or AdapterConfig(),
+                self.sam.sam_mask_decoder,
+                self.sam.sam_prompt_encoder.not_a_point_embed.weight,
             )
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)

@@ -14,7 +14,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, evaluate_sample
 from unsam_lightning.checkpoint import describe_adapter, load_adapter
+from unsam_lightning.datamodule import BenchmarkItem
 from unsam_lightning.decoder import AdapterConfig
 from unsam_lightning.errors import UserError
 from unsam_lightning.losses.consistency import consistency_loss
@@ -22,7 +24,7 @@ from unsam_lightning.losses.contrast import patch_contrast_loss
 from unsam_lightning.losses.pairs import PairTerms, pair_terms
 from unsam_lightning.model import Decoded, Embedding, UnSAM
 from unsam_lightning.prompts import correction_clicks, first_clicks, propagate_clicks
-from unsam_lightning.views import View, ViewPair, warp_maps
+from unsam_lightning.views import ViewPair, warp_maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ class UnSAMModule(LightningModule):
         min_lr: Learning rate at the end of the cosine.
         warmup_steps: Optimizer steps of linear warm-up.
         weight_decay: Of AdamW.
+        evaluation: What `validate` and `test` measure.
         seed: Of the adapter's random start.
     """
 
@@ -84,18 +87,20 @@ class UnSAMModule(LightningModule):
         backbone: str = "nano",
         backbone_config: str | None = None,
         adapter: Literal["default", "official", "compact"] = "default",
-        losses: LossWeights = LossWeights(),  # noqa: B008 - frozen, and the signature is where defaults live
+        losses: LossWeights = LossWeights(),
         num_corrections: int = 3,
         lr: float = 1e-4,
         min_lr: float = 1e-5,
         warmup_steps: int = 0,
         weight_decay: float = 1e-5,
+        evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
         self.adapter = AdapterConfig.preset(adapter)
         self.losses = losses
+        self.evaluation = evaluation
         self.num_corrections = num_corrections
         self.lr, self.min_lr, self.warmup_steps, self.weight_decay = lr, min_lr, warmup_steps, weight_decay
         self.model: UnSAM
@@ -199,6 +204,14 @@ class UnSAMModule(LightningModule):
         both_see = shown & (warped[:, 1] > 0.99) & pair.second.seen[index[keep]]
         return consistency_loss(student.masks[:, 0], warped[:, 0], both_see)
 
+    def validation_step(self, item: BenchmarkItem, batch_idx: int) -> ImageResult:
+        """Return what one benchmark image measures; `BenchmarkCallback` gathers the results of all ranks."""
+        return evaluate_sample(self.model, item.sample, self.evaluation, dataset=item.dataset, index=item.index)
+
+    def test_step(self, item: BenchmarkItem, batch_idx: int) -> ImageResult:
+        """Return what one benchmark image measures, as in `validation_step`."""
+        return self.validation_step(item, batch_idx)
+
     def configure_optimizers(self) -> Any:
         """Return AdamW over what trains, with linear warm-up and a cosine by optimizer step."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -239,6 +252,3 @@ def _split(both: Embedding) -> tuple[Embedding, Embedding]:
         Embedding(both.image[s], (both.high_res[0][s], both.high_res[1][s])) for s in (slice(half), slice(half, None))
     ]
     return parts[0], parts[1]
-
-
-__all__ = ["LossWeights", "StepResult", "UnSAMModule", "View"]

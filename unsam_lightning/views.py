@@ -134,9 +134,7 @@ class TwoViews:
             torch.manual_seed(batch.seed)
             images = batch.images.float() / 255
             first, second = self._view(images, batch), self._view(images, batch)
-        return ViewPair(
-            first=first, second=second, granularity=batch.granularity, keys=batch.keys, seed=batch.seed
-        )
+        return ViewPair(first=first, second=second, granularity=batch.granularity, keys=batch.keys, seed=batch.seed)
 
     def _view(self, images: Tensor, batch: Batch) -> View:
         augmented = self.pipeline(images).clamp(0, 1)

@@ -1,0 +1,89 @@
+"""One image through all benchmarks: what a rank does for each image of its share.
+
+`evaluate_sample` needs no Trainer: a notebook can call it. Next in the tour: `tables.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.whole_image import proposal_recall, propose_masks
+from unsam_lightning.model import UnSAM
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured, and how finely.
+
+    Args:
+        fixed: Granularities that are reported for themselves, with their sessions run to the end.
+        max_clicks: Clicks of a session that does not reach the target.
+        target: IoU that ends a session.
+        points_per_side: Grid of clicks for the whole-image proposals; 0 leaves them out.
+        prompts_per_pass: Prompts decoded at a time; bounds the memory.
+    """
+
+    fixed: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0)
+    max_clicks: int = 20
+    target: float = 0.9
+    points_per_side: int = 16
+    prompts_per_pass: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResult:
+    """Everything measured on one image, plain values only: it travels between ranks.
+
+    Args:
+        dataset: Name of the data set.
+        index: Position of the image in it; results are put in this order, whoever measured them.
+        key: Name of the image.
+        num_masks: Ground-truth masks.
+        sessions: Click sessions of all masks and methods.
+        recall: Method -> "AR@1000" etc. of this image's proposals; empty if left out or without masks.
+    """
+
+    dataset: str
+    index: int
+    key: str
+    num_masks: int
+    sessions: list[SessionResult]
+    recall: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def evaluate_sample(
+    model: UnSAM, sample: EvalSample, config: EvaluationConfig, *, dataset: str = "", index: int = 0
+) -> ImageResult:
+    """Return the results of the tuned model and of its untouched base on one image, which is encoded once.
+
+    Args:
+        model: In eval mode.
+        sample: The image with its ground truth.
+        config: What is measured.
+        dataset: Recorded in the result.
+        index: Recorded in the result.
+    """
+    image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device)
+    embedding = model.encode(image)
+    sessions = evaluate_interactive(
+        model,
+        embedding,
+        sample,
+        fixed=config.fixed,
+        max_clicks=config.max_clicks,
+        target=config.target,
+        prompts_per_pass=config.prompts_per_pass,
+    )
+    recall = {}
+    if config.points_per_side and len(sample.masks):
+        grid = {"points_per_side": config.points_per_side, "prompts_per_pass": config.prompts_per_pass}
+        recall["base"] = proposal_recall(propose_masks(model, embedding, granularities=None, **grid), sample)
+        recall["tuned"] = proposal_recall(propose_masks(model, embedding, **grid), sample)
+    return ImageResult(
+        dataset=dataset, index=index, key=sample.key, num_masks=len(sample.masks), sessions=sessions, recall=recall
+    )

@@ -1,0 +1,151 @@
+"""BSDS500 (Berkeley segmentation data set): natural images that four to nine people each cut into regions.
+
+The annotators' segmentations of one image range from coarse to fine, so that their regions form an approximate
+hierarchy of nested masks: real ground truth for granularity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import scipy.io
+
+from unsam_lightning.benchmarks.readers.image_file import broken_file, check_limit, files_by_stem, read_rgb
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.errors import UserError
+
+
+class BSDS500:
+    """Images of one split with all annotators' segments as masks, sorted by name.
+
+    The id of a mask is "annotator{k}/segment{j}": k counts from 0 in the order of the .mat file, j is the label there
+    (from 1). A label is one region, connected over corners: true of all labels of the train and val splits. Segments
+    of different annotators overlap, and may be equal.
+
+    Args:
+        root: Folder with `<split>/images/*.jpg` and `<split>/groundTruth/*.mat`, as in the archive's `BSDS500/data`
+            with the two upper levels exchanged.
+        split: "train", "val" or "test".
+        min_area_px: Smaller segments are left out.
+        max_masks_per_image: At most so many masks of an image, drawn by `seed`; None for all. The draw depends on the
+            seed and the image's name only, and a smaller number gives a part of a larger one's draw.
+        seed: Seed of that draw.
+        limit: Only the first so many images; None for all.
+
+    Attributes:
+        name: "bsds500_<split>".
+
+    Raises:
+        UserError: A folder is missing; an image has no annotation or the reverse; and on access, a file is broken or
+            an annotation differs in size from its image.
+
+    Source: Arbelaez et al., "Contour detection and hierarchical image segmentation", PAMI 2011.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "val",
+        min_area_px: int = 100,
+        max_masks_per_image: int | None = None,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        check_limit(limit)
+        check_limit(max_masks_per_image, "max_masks_per_image")
+        folder = Path(root) / split
+        if not folder.is_dir():
+            _raise_no_split(Path(root), split)
+        images = files_by_stem(folder / "images")
+        annotations = files_by_stem(folder / "groundTruth", (".mat",))
+        unpaired = sorted(images.keys() ^ annotations.keys())
+        if unpaired:
+            lacking = [f"{key} without {'image' if key in annotations else 'annotation'}" for key in unpaired]
+            raise UserError(
+                expected=f"an image and a .mat file of each name in {folder}",
+                found=", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else ""),
+                remedy="complete the download, or remove what has no counterpart",
+            )
+        self.name = f"bsds500_{split}"
+        self._files = [(images[key], annotations[key]) for key in images][:limit]
+        self._min_area_px = min_area_px
+        self._max_masks = max_masks_per_image
+        self._seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[EvalSample]:
+        """Go through the images in order of their names."""
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> EvalSample:
+        """Return one image with its annotators' segments."""
+        image_file, annotation_file = self._files[index]
+        image = read_rgb(image_file)
+        label_maps = _read_label_maps(annotation_file)
+        other_sizes = [
+            f"{labels.shape} of annotator{k}" for k, labels in enumerate(label_maps) if labels.shape != image.shape[:2]
+        ]
+        if other_sizes:
+            raise UserError(
+                expected=f"segmentations of the size of {image_file}, {image.shape[:2]}",
+                found=f"{', '.join(other_sizes)} in {annotation_file}",
+                remedy="take image and annotation from the same copy of the data set",
+            )
+        segments = [
+            (k, int(label))
+            for k, labels in enumerate(label_maps)
+            for label in np.flatnonzero(np.bincount(labels.ravel()) >= max(1, self._min_area_px))
+        ]
+        segments = self._draw(segments, image_file.stem)
+        masks = np.zeros((len(segments), *image.shape[:2]), dtype=np.int8)
+        for mask, (k, label) in zip(masks, segments, strict=True):
+            np.equal(label_maps[k], label, out=mask.view(np.bool_))
+        ids = [_mask_id(*segment) for segment in segments]
+        return EvalSample(key=image_file.stem, image=image, masks=masks, ids=ids)
+
+    def _draw(self, segments: list[tuple[int, int]], key: str) -> list[tuple[int, int]]:
+        """Return the segments of the seeded draw, in their old order."""
+        if self._max_masks is None or len(segments) <= self._max_masks:
+            return segments
+
+        # Ranked by a hash instead of drawn by a generator: numpy does not promise the same stream in every version.
+        def rank(segment: tuple[int, int]) -> bytes:
+            return hashlib.sha256(f"{self._seed}/{key}/{_mask_id(*segment)}".encode()).digest()
+
+        return sorted(sorted(segments, key=rank)[: self._max_masks])
+
+
+def _mask_id(annotator: int, label: int) -> str:
+    return f"annotator{annotator}/segment{label}"
+
+
+def _read_label_maps(path: Path) -> list[npt.NDArray[np.uint16]]:
+    """Return the annotators' label maps (H, W) of one .mat file."""
+    try:
+        cells = scipy.io.loadmat(path, variable_names=["groundTruth"])["groundTruth"].ravel()
+        label_maps = [np.asarray(cell["Segmentation"][0, 0]) for cell in cells]
+        wrong = [labels for labels in label_maps if labels.ndim != 2 or labels.dtype.kind != "u"]
+        if wrong or not label_maps:
+            raise ValueError(f"groundTruth holds {len(label_maps)} segmentations, {len(wrong)} of them no label map")
+        return label_maps
+    except Exception as error:  # scipy answers broken bytes with nearly any exception
+        raise broken_file(path, error) from error
+
+
+def _raise_no_split(root: Path, split: str) -> None:
+    splits = sorted(path.name for path in root.iterdir() if (path / "images").is_dir()) if root.is_dir() else []
+    found = f"no folder {root}"
+    if root.is_dir():
+        found = f"the splits {', '.join(splits)}" if splits else f"no folder with images/ in {root}"
+    raise UserError(
+        expected=f"{root / split} with images/ and groundTruth/",
+        found=found,
+        remedy="give one of the splits found" if splits else "give the folder that holds train/, val/ and test/",
+    )

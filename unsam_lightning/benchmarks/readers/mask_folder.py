@@ -1,0 +1,200 @@
+"""A folder of images and a folder of their masks: the layout of GrabCut, Berkeley, DAVIS, and of one's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ImageOps
+
+from unsam_lightning.benchmarks.readers.image_file import (
+    broken_file,
+    check_limit,
+    files_by_stem,
+    open_image,
+    read_rgb,
+)
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.errors import UserError
+
+#: Formats of masks: without loss.
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+
+
+class MaskFolder:
+    """Images with masks of one's own, sorted by name.
+
+    The masks of the image `<stem>.jpg` are either one map `<stem>.png` or a folder `<stem>/` of maps with one object
+    each. Maps are grey or palette images (or colour images with equal channels); bmp and tif serve as well. The pixel
+    values of a map mean:
+
+    * 0 is background.
+    * In a binary map, which holds 255 and otherwise only 0 and 128, 255 is the object and 128 is ignored (the uncertain
+      band of GrabCut and Berkeley).
+    * In any other map each value but 0 is one object, also 128.
+    * `ignore_value`, if given, is ignored in every map, and 128 is then a value as any other.
+
+    Two cases have no safe reading and are refused unless `ignore_value` is given: a map of 0 and 128 only, and 255
+    beside other objects when 254 is absent (void in VOC and DAVIS, an object elsewhere).
+
+    The id of a mask is "object{value}" in a map, and the file's name without suffix in a folder. A map of zeros is an
+    image without objects.
+
+    Args:
+        images: Folder of images.
+        masks: Folder of masks.
+        name: Name of the data set in tables; by default that of the folder that holds `images`.
+        ignore_value: See above, e.g. 255 for VOC and DAVIS, 220 for grey VOC maps; -1 if no value is ignored.
+        limit: Only the first so many images; None for all.
+
+    Attributes:
+        name: Name of the data set.
+
+    Raises:
+        UserError: A folder is missing; an image without masks or the reverse; masks that differ in size from their
+            image (upright by EXIF). These are collected and raised at once. On access: a broken file, a colour
+            map, an ambiguous map, a file of an object folder without exactly one object.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        masks: str | Path,
+        name: str | None = None,
+        ignore_value: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        check_limit(limit)
+        image_files = files_by_stem(Path(images))
+        sources = _mask_sources(Path(masks))
+        self.name = name or Path(images).resolve().parent.name
+        self._files = [(image_files[key], sources[key]) for key in image_files if key in sources][:limit]
+        self._ignore_value = ignore_value
+        problems = [f"image {image_files[key].name} has no mask" for key in image_files if key not in sources]
+        problems += [f"mask {sources[key].name} has no image" for key in sources if key not in image_files]
+        for image_file, source in self._files:
+            maps = _maps_of(source)
+            problems += [] if maps else [f"mask folder {source.name} is empty"]
+            problems += [problem for path in maps if (problem := _size_problem(image_file, path))]
+        if problems:
+            raise UserError(
+                expected=f"for each image of {images} masks of its name and size in {masks}",
+                found="; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else ""),
+                remedy=f"rename or complete the files (masks: {', '.join(MASK_SUFFIXES)}, or a folder of them)",
+            )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[EvalSample]:
+        """Go through the images in order of their names."""
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> EvalSample:
+        """Return one image with its masks."""
+        image_file, source = self._files[index]
+        image = read_rgb(image_file)
+        masks = [np.zeros((0, *image.shape[:2]), dtype=np.int8)]
+        ids: list[str] = []
+        problems: list[str] = []
+        for path in _maps_of(source):
+            try:
+                values = _read_map(path)
+                objects, names = _split(values, self._ignore_value)
+                if values.shape != image.shape[:2]:
+                    raise ValueError(f"size {values.shape}, but the image, upright by EXIF, has {image.shape[:2]}")
+                if source.is_dir() and len(objects) != 1:
+                    raise ValueError(f"{len(objects)} objects in a file of an object folder")
+            except ValueError as error:
+                problems.append(f"{path}: {error}")
+                continue
+            masks.append(objects)
+            ids += [path.stem] if source.is_dir() else names
+        if problems:
+            raise UserError(
+                expected="masks of the image's size, of 0 and 255 or one value for each object",
+                found="; ".join(problems),
+                remedy="correct the files; the documentation of MaskFolder says what the values mean",
+            )
+        return EvalSample(key=image_file.stem, image=image, masks=np.concatenate(masks), ids=ids)
+
+
+def _mask_sources(folder: Path) -> dict[str, Path]:
+    """Return the map or the folder of maps of each image, by the image's stem, sorted."""
+    folders = {path.name: path for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
+    folders = {name: path for name, path in folders.items() if not name.startswith(".")}
+    has_files = not folders or any(path.suffix.lower() in MASK_SUFFIXES for path in folder.iterdir())
+    files = files_by_stem(folder, MASK_SUFFIXES) if has_files else {}
+    if both := sorted(files.keys() & folders.keys()):
+        raise UserError(
+            expected=f"either a map or a folder of maps for each image in {folder}",
+            found=f"both for {', '.join(both[:10])}",
+            remedy="remove one of the two",
+        )
+    return dict(sorted((files | folders).items()))
+
+
+def _maps_of(source: Path) -> list[Path]:
+    """Return the map itself, or the maps in a folder, sorted by name."""
+    if not source.is_dir():
+        return [source]
+    return sorted(p for p in source.iterdir() if p.suffix.lower() in MASK_SUFFIXES and not p.name.startswith("."))
+
+
+def _size_problem(image_file: Path, map_file: Path) -> str:
+    """Return what is wrong with the sizes, from the files' headers; empty if they may agree."""
+    try:
+        with open_image(image_file) as image, open_image(map_file) as mask:
+            if image.size == mask.size or ImageOps.exif_transpose(image).size == mask.size:
+                return ""
+            sizes = [f"{file.width}x{file.height}" for file in (mask, image)]
+    except (UserError, OSError, SyntaxError, ValueError) as error:
+        return f"{map_file.name} or {image_file.name} cannot be read: {error}"
+    return f"mask {map_file.name} is {sizes[0]}, image {image_file.name} {sizes[1]} (width x height)"
+
+
+def _read_map(path: Path) -> npt.NDArray[np.integer]:
+    """Return the values of a map (H, W): grey levels or palette indices.
+
+    Raises:
+        ValueError: A colour image, whose values have no order, or one of fractions.
+    """
+    with open_image(path) as file:
+        try:
+            values = np.asarray(file)
+        except (OSError, SyntaxError) as error:
+            raise broken_file(path, error) from error
+        mode = file.mode
+    if values.ndim == 3:
+        channels = values[..., :-1] if mode.endswith(("A", "a")) else values
+        if (channels != channels[..., :1]).any():
+            raise ValueError("a colour image; save its object numbers as a grey or palette image")
+        values = channels[..., 0]
+    if values.dtype.kind not in "biu":
+        raise ValueError(f"values of type {values.dtype}; save whole object numbers")
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
+
+
+def _split(values: npt.NDArray[np.integer], ignore_value: int | None) -> tuple[npt.NDArray[np.int8], list[str]]:
+    """Return the masks int8 (N, H, W) of a map and their names, by the rules of `MaskFolder`.
+
+    Raises:
+        ValueError: The map has no safe reading without `ignore_value`.
+    """
+    present = {int(value) for value in np.unique(values)}
+    if ignore_value is None:
+        is_binary = present <= {0, 128, 255} and 255 in present
+        if 128 in present and present <= {0, 128}:
+            raise ValueError("holds 0 and 128 only: an object needs 255, or give ignore_value (-1 for none)")
+        if 255 in present and not is_binary and 254 not in present:
+            raise ValueError("255 beside other objects: give ignore_value=255, or -1 if it is an object")
+        ignore_value = 128 if is_binary else -1
+    objects = sorted(present - {0, ignore_value})
+    masks = np.zeros((len(objects), *values.shape), dtype=np.int8)
+    for mask, value in zip(masks, objects, strict=True):
+        mask[values == value] = 1
+    masks[:, values == ignore_value] = -1
+    return masks, [f"object{value}" for value in objects]

@@ -1,0 +1,166 @@
+"""What a run shows and guards: progress with data_wait, a check of the first batch, a stop on bad losses, pictures.
+
+Next in the tour: `cli.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+
+from unsam_lightning.datamodule import UnSAMData
+from unsam_lightning.errors import UserError
+from unsam_lightning.pairs import decode_masks
+from unsam_lightning.segment.interactive import Predictor
+from unsam_lightning.segment.render import mark_clicks, overlay, paint_hierarchy, tile_rows
+from unsam_lightning.views import ViewPair
+
+
+class Progress(TQDMProgressBar):
+    """Progress bar with loss, rate, remaining time and `data_wait`: the share of time spent waiting for data."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=5)
+        self._waited = self._worked = 0.0
+        self._mark = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Start the clock."""
+        super().on_train_epoch_start(trainer, *args)
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Time since the last step was waiting for data, augmentation included."""
+        now = time.perf_counter()
+        self._waited, self._mark = self._waited + now - self._mark, now
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Time since the batch arrived was work."""
+        now = time.perf_counter()
+        self._worked, self._mark = self._worked + now - self._mark, now
+        pl_module.log("perf/data_wait", self._waited / max(self._waited + self._worked, 1e-9))
+        super().on_train_batch_end(trainer, pl_module, *args)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what the bar shows beside the rate."""
+        shown = {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+        total = self._waited + self._worked
+        return {**shown, "data_wait": f"{self._waited / total:.0%}"} if total else dict(shown)
+
+
+class Guard(Callback):
+    """Stops a run that cannot succeed: a first batch without masks, a loss that is not finite.
+
+    Args:
+        run_dir: Where the batch that broke a run is saved, as `non_finite.pt`.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._is_first = True
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: ViewPair, batch_idx: int) -> None:
+        """Look at the first batch."""
+        if self._is_first and not bool(batch.first.valid.any()):
+            raise UserError(
+                expected="pseudo-masks in the first batch",
+                found=f"none in {', '.join(batch.keys[:4])}",
+                remedy="look at the labels; `label` may have found nothing in these images",
+            )
+        self._is_first = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewPair, batch_idx: int
+    ) -> None:
+        """Stop at a loss that is not finite, and keep the batch."""
+        if trainer.global_step % 10 and batch_idx:  # a look at the GPU's memory makes the host wait: every tenth step
+            return
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is None or bool(torch.isfinite(loss).all()):
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        torch.save({"views": asdict(batch), "step": trainer.global_step}, self.run_dir / "non_finite.pt")
+        terms = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
+        raise RuntimeError(
+            f"the loss is not finite at step {trainer.global_step}: {terms}; images {', '.join(batch.keys)}; "
+            f"the batch is in {self.run_dir / 'non_finite.pt'}"
+        )
+
+
+class Panels(Callback):
+    """Pictures of some training images: pseudo-masks by granularity, the base's and the tuned model's masks.
+
+    Written at the start and the end of `fit` and at each of its validations.
+
+    Args:
+        run_dir: Pictures go to `<run_dir>/panels/step_<n>.png` and to W&B.
+        num_images: Rows of the picture, one click each.
+    """
+
+    GRANULARITIES = (0.1, 0.3, 0.6, 1.0)
+
+    def __init__(self, run_dir: Path, num_images: int = 6) -> None:
+        self.run_dir, self.num_images = run_dir, num_images
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draw the start."""
+        self._draw(trainer, module)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draw the state at a validation of `fit`."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._draw(trainer, module)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draw the end."""
+        self._draw(trainer, module)
+
+    def _draw(self, trainer: Trainer, module: Any) -> None:
+        path = self.run_dir / "panels" / f"step_{trainer.global_step:06d}.png"
+        if not trainer.is_global_zero or path.is_file() or not isinstance(data := trainer.datamodule, UnSAMData):  # type: ignore[attr-defined]
+            return
+        was_training = module.training
+        module.eval()
+        dataset = data.pairs
+        picked = np.linspace(0, len(dataset) - 1, min(self.num_images, len(dataset))).astype(int)
+        rows = [panel_row(module.model, *dataset.read(int(index))[1:]) for index in picked]
+        module.train(was_training)
+        captions = ["click", "pseudo-masks by g", "base", *(f"tuned, g = {g:g}" for g in self.GRANULARITIES)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = tile_rows([row for row in rows if row], captions)
+        Image.fromarray(picture).save(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("panels", [picture], step=trainer.global_step)
+
+
+def panel_row(model: Any, image: npt.NDArray[np.uint8], label: dict[str, Any]) -> list[npt.NDArray[np.uint8]]:
+    """Return the tiles of one image: click, pseudo-masks, the base's mask, the tuned model's at four granularities.
+
+    The click lies deepest inside the largest pseudo-mask. Empty for an image without masks.
+    """
+    masks = decode_masks([entry["rle"] for entry in label["masks"]], label["height"], label["width"])
+    if len(masks) == 0:
+        return []
+    granularity = [entry["granularity"] for entry in label["masks"]]
+    largest = masks[int(masks.sum((1, 2)).argmax())]
+    depth = cv2.distanceTransform(np.pad(largest, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    click = [[float(x), float(y)]]
+    predictor = Predictor(model, image)
+    base, _ = predictor.predict(click, [1], None)
+    tuned, _ = predictor.predict(click, [1], Panels.GRANULARITIES)
+    predicted = [mark_clicks(overlay(image, mask), click, [1]) for mask in (*base, *tuned)]
+    return [mark_clicks(image, click, [1]), paint_hierarchy(image, masks, granularity), *predicted]

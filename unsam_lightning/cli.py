@@ -1,0 +1,211 @@
+"""The command line of what needs Lightning: fit, validate, test and label, all from the same YAML.
+
+Plain classes instead of subclass mode keep the keys short: `--model.lr`, `--data.images`, `--trainer.max_steps`.
+Next in the tour: `__main__.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+
+from unsam_lightning.backbone import load_base
+from unsam_lightning.benchmarks.callback import BenchmarkCallback
+from unsam_lightning.callbacks import Guard, Panels, Progress
+from unsam_lightning.datamodule import UnSAMData
+from unsam_lightning.errors import UserError
+from unsam_lightning.manifest import Manifest, write_text_aside
+from unsam_lightning.module import UnSAMModule
+from unsam_lightning.pseudo_labels.labeler import Labeler
+from unsam_lightning.run_folder import last_checkpoint, new_run_dir, remember
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbOptions:
+    """Weights & Biases.
+
+    Args:
+        mode: offline writes to the run folder and never asks for a login; `wandb sync` uploads later.
+        project: Name of the project.
+        name: Name of the run; the run folder's name by default.
+        group: Groups runs, e.g. the seeds of an experiment.
+    """
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "unsam_lightning"
+    name: str | None = None
+    group: str | None = None
+
+
+class UnSAMTrainer(Trainer):
+    """Lightning's Trainer with one more stage."""
+
+    def label(self, model: LightningModule, datamodule: UnSAMData) -> Manifest:
+        """Make the pseudo-labels of `data.images` that are missing, and return their manifest.
+
+        Args:
+            model: Says whose encoder is used.
+            datamodule: Says which images, and the recipe.
+        """
+        assert isinstance(model, UnSAMModule)
+        labeler = Labeler(
+            load_base(model.backbone, model.backbone_config),
+            datamodule.recipe,
+            datamodule.images,
+            datamodule.cache_dir,
+            datamodule.num_workers,
+        )
+        self.predict(labeler, return_predictions=False)
+        return labeler.finished()
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes the full config into the run folder and into W&B."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        run_dir = Path(trainer.default_root_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_text_aside(run_dir / "config.yaml", text)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams({"config": self.config.as_dict()})
+
+
+class UnSAMCLI(LightningCLI):
+    """fit, validate, test, label; see `python -m unsam_lightning fit --help`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to a run as a whole."""
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.add_argument("--checkpoint_every", type=int, default=50, help="Optimizer steps between checkpoints.")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="Measure the benchmarks after `fit`.")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's commands that we support, and `label`."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] for name in ("fit", "validate", "test")} | {"label": {"model", "datamodule"}}
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder; resolve `--ckpt_path last`."""
+        config = self.config[self.subcommand]
+        root = Path(config.trainer.default_root_dir or "runs")
+        wanted = config.get("ckpt_path")
+        if wanted == "last":
+            config.ckpt_path = str(last_checkpoint(root))
+        elif wanted and not Path(wanted).is_file():
+            raise UserError(expected="a checkpoint file", found=f"no file {wanted}", remedy="check --ckpt_path")
+        if self.subcommand == "fit" and config.get("ckpt_path"):
+            found = Path(config.ckpt_path).resolve()
+            self.run_dir = remember(found.parent.parent if found.parent.name == "checkpoints" else found.parent)
+        else:
+            self.run_dir = new_run_dir(root, self.subcommand)
+        config.trainer.default_root_dir = str(self.run_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the Trainer with our callbacks, CSV log and W&B."""
+        config = self.config_init[self.subcommand]
+        options = {**config.trainer.as_dict(), **kwargs}
+        own = [Progress(), BenchmarkCallback(self.run_dir)]
+        loggers: Any = False
+        if self.subcommand == "fit":
+            own += [Guard(self.run_dir), Panels(self.run_dir)]
+            own.append(
+                ModelCheckpoint(
+                    self.run_dir / "checkpoints",
+                    save_top_k=0,
+                    save_last=True,
+                    every_n_train_steps=config.checkpoint_every,
+                    save_on_train_epoch_end=False,
+                )
+            )
+        if self.subcommand != "label":
+            loggers = self._loggers(config.wandb)
+        if isinstance(options.get("callbacks"), list):
+            own += options["callbacks"]
+        options |= {"callbacks": own, "logger": loggers, "use_distributed_sampler": False}
+        if self.subcommand != "label":
+            own.append(
+                _SaveConfig(
+                    self._parser(self.subcommand), self.config[self.subcommand], overwrite=True, save_to_log_dir=False
+                )
+            )
+        return UnSAMTrainer(**options)
+
+    def _loggers(self, options: Any) -> list[Any]:
+        loggers: list[Any] = [CSVLogger(self.run_dir, name="csv")]
+        if options.mode != "disabled":
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            loggers.append(
+                WandbLogger(
+                    save_dir=self.run_dir,
+                    offline=options.mode == "offline",
+                    project=options.project,
+                    name=options.name or self.run_dir.name,
+                    group=options.group,
+                )
+            )
+        return loggers
+
+    def before_fit(self) -> None:
+        """Make the labels first where there are none, and say so; say what the model is."""
+        if self.datamodule.labels is None:
+            print(f"labels: making what is missing for {self.datamodule.images}")
+            manifest = self.trainer.label(self.model, self.datamodule)
+            self.datamodule.labels = str(manifest.path)
+        print(f"labels: {self.datamodule.labels}")
+
+    def after_fit(self) -> None:
+        """Measure the trained model and print where everything lies."""
+        if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
+            self.trainer.test(self.model, self.datamodule)
+        self._print_run_dir()
+
+    def after_test(self) -> None:
+        """Print where everything lies."""
+        self._print_run_dir()
+
+    def after_validate(self) -> None:
+        """Print where everything lies."""
+        self._print_run_dir()
+
+    def _print_run_dir(self) -> None:
+        if self.trainer.is_global_zero:
+            print(f"run folder: {self.run_dir}")
+
+
+def main(args: list[str]) -> None:
+    """Run one of the Lightning commands.
+
+    Raises:
+        UserError: A config that does not fit, and everything else a user can cause.
+    """
+    # Our sampler takes its position from the batch progress that Lightning saves; Lightning cannot know that.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # One machine with few cores is a supported case, and so is a benchmark on one process.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    try:
+        UnSAMCLI(
+            UnSAMModule,
+            UnSAMData,
+            trainer_class=UnSAMTrainer,
+            save_config_callback=None,
+            args=args,
+            parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+"},
+        )
+    except ArgumentError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            expected="a valid config and command line",
+            found=" ".join(lines)[:600],
+            remedy=f"see `python -m unsam_lightning {args[0] if args else ''} --help`",
+        ) from None

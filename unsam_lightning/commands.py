@@ -1,0 +1,87 @@
+"""The commands that need no Trainer: `shards` and `segment`. Arguments are read here, the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from unsam_lightning.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports a bad command line as every other user error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(expected=f"arguments as in `{self.prog} --help`", found=message, remedy="correct the command")
+
+
+def shards(args: list[str]) -> None:
+    """Pack a folder of images into shards, or verify a manifest."""
+    parser = _Parser("python -m unsam_lightning shards", description=shards.__doc__)
+    parser.add_argument("images_dir", nargs="?", type=Path, help="folder tree of JPEG, PNG and WebP images")
+    parser.add_argument("out_dir", nargs="?", type=Path, help="where the shards and the manifest NAME.yaml go")
+    parser.add_argument("--name", help="of the data set; the folder's name by default")
+    parser.add_argument("--images_per_shard", type=int, default=256)
+    parser.add_argument("--max_side", type=int, default=1500, help="longer side in pixels; larger images are reduced")
+    parser.add_argument("--max_pixels", type=int, default=178_000_000, help="larger images are refused unread")
+    parser.add_argument("--licence", default="unknown", help="of the images, for the manifest")
+    parser.add_argument("--source", help="where the images come from, for the manifest")
+    parser.add_argument("--verify", type=Path, metavar="MANIFEST", help="check counts and checksums instead")
+    options = parser.parse_args(args)
+    if options.verify is not None:
+        from unsam_lightning.manifest import verify_manifest
+
+        manifest = verify_manifest(options.verify)
+        print(f"{options.verify}: {manifest.num_samples} samples in {len(manifest.shards)} shards, all as listed")
+        return
+    if options.images_dir is None or options.out_dir is None:
+        parser.error("IMAGES_DIR and OUT_DIR, or --verify MANIFEST, are needed")
+    from unsam_lightning.pack import pack_images
+
+    given = {key: value for key, value in vars(options).items() if key not in ("images_dir", "out_dir", "verify")}
+    manifest = pack_images(options.images_dir, options.out_dir, **given)
+    print(f"manifest: {manifest.path}")
+
+
+def segment(args: list[str]) -> None:
+    """Segment one image by clicks at the granularities asked for; write masks and an overlay as PNG files."""
+    parser = _Parser("python -m unsam_lightning segment", description=segment.__doc__)
+    parser.add_argument("image", type=Path, help="JPEG, PNG or WebP")
+    parser.add_argument("--checkpoint", default="nano", help="a checkpoint of `fit`, or a model name")
+    parser.add_argument("--click", nargs=2, type=float, action="append", metavar=("X", "Y"), help="inside, in pixels")
+    parser.add_argument("--not_click", nargs=2, type=float, action="append", metavar=("X", "Y"), help="outside")
+    parser.add_argument("--granularity", nargs="+", type=float, default=[0.1, 0.3, 0.6, 1.0])
+    parser.add_argument("--out", type=Path, help="folder; beside the image by default")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(args)
+    positive, negative = options.click or [], options.not_click or []
+    if not positive:
+        parser.error("at least one --click X Y is needed")
+
+    from PIL import Image
+
+    from unsam_lightning.model import UnSAM
+    from unsam_lightning.segment.interactive import Predictor
+    from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows
+    from unsam_lightning.shards import decode_image
+
+    try:
+        image = decode_image(options.image.read_bytes(), str(options.image))
+    except OSError as error:
+        raise UserError(
+            expected="an image file", found=f"{options.image}: {error.strerror}", remedy="check the path"
+        ) from None
+    clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
+    model = UnSAM.from_pretrained(options.checkpoint).to(options.device)
+    masks, ious = Predictor(model, image).predict(clicks, labels, options.granularity)
+    out = options.out or options.image.parent
+    out.mkdir(parents=True, exist_ok=True)
+    for granularity, mask, iou in zip(options.granularity, masks, ious, strict=True):
+        path = out / f"{options.image.stem}_g{granularity:g}.png"
+        Image.fromarray(mask).save(path)
+        print(f"g = {granularity:g}: {int(mask.sum())} px, predicted IoU {iou:.2f}, {path}")
+    tiles = [mark_clicks(overlay(image, mask), clicks, labels) for mask in masks]
+    path = out / f"{options.image.stem}_masks.png"
+    Image.fromarray(tile_rows([tiles], [f"g = {g:g}" for g in options.granularity], height=320)).save(path)
+    print(f"overlay: {path}")

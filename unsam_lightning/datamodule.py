@@ -1,0 +1,170 @@
+"""The LightningDataModule: loaders, the position from which a killed run goes on, and the single transfer hook.
+
+Next in the tour: `pseudo_labels/features.py`, then `backbone.py`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from unsam_lightning.batch import Batch, collate
+from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
+from unsam_lightning.benchmarks.subset import EvalSubset
+from unsam_lightning.errors import UserError
+from unsam_lightning.manifest import check_files, read_manifest
+from unsam_lightning.pairs import BatchSampler, PairDataset
+from unsam_lightning.pseudo_labels.labeler import LabelRecipe
+from unsam_lightning.sources import eval_dataset, image_manifest
+from unsam_lightning.views import Augmentation, TwoViews
+
+
+class UnSAMData(LightningDataModule):
+    """Unlabelled images with pseudo-labels for training, annotated data sets for tests.
+
+    Args:
+        images: What to train on: an image manifest, a source file from `data_manifests/`, or a folder of images.
+        labels: Label manifest; by default the one that `label` makes of `images` by `recipe`.
+        recipe: How pseudo-labels are made.
+        benchmarks: Source files of the data sets with ground truth that `validate` and `test` measure.
+        test_images: At most this many images of each benchmark in `test`; None for all.
+        val_images: At most this many images of each benchmark in the validations of `fit`; 0 for none.
+        masks_per_benchmark_image: At most this many ground-truth masks of each image, drawn with a fixed seed.
+        batch_size: Images in a batch of all processes together.
+        masks_per_image: At most this many pseudo-masks of each image in a batch.
+        source_scale: Images are held at this many times the model's frame, so that crops keep their detail.
+        augmentation: Ranges of the two views.
+        num_workers: Processes that read ahead, for each training process.
+        cache_dir: Where images that are not yet shards are packed.
+        seed: Of the order of the images, the choice of masks, the views and the clicks.
+    """
+
+    def __init__(
+        self,
+        images: str = "data_manifests/scenes_train.yaml",
+        labels: str | None = None,
+        recipe: LabelRecipe = LabelRecipe(),  # noqa: B008 - frozen, and the signature is where defaults live
+        benchmarks: list[str] | None = None,
+        test_images: int | None = None,
+        val_images: int = 8,
+        masks_per_benchmark_image: int | None = 8,
+        batch_size: int = 4,
+        masks_per_image: int = 30,
+        source_scale: float = 1.25,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008
+        num_workers: int = 2,
+        cache_dir: str = "cache",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.images, self.labels, self.recipe = images, labels, recipe
+        self.benchmarks = benchmarks if benchmarks is not None else ["data_manifests/scenes_test.yaml"]
+        self.test_images, self.val_images = test_images, val_images
+        self.masks_per_benchmark_image = masks_per_benchmark_image
+        self.batch_size, self.masks_per_image, self.source_scale = batch_size, masks_per_image, source_scale
+        self.augmentation, self.num_workers = augmentation, num_workers
+        self.cache_dir, self.seed = Path(cache_dir), seed
+
+    def prepare_data(self) -> None:
+        """Pack training images that are not shards yet; one process does it for all."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            image_manifest(self.images, self.cache_dir)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the training batches, from where the run stands."""
+        assert self.trainer is not None
+        images = image_manifest(self.images, self.cache_dir)
+        if self.labels is None:
+            raise UserError(
+                expected=f"labels of {images.name}",
+                found="none",
+                remedy="run `python -m unsam_lightning label` with the same config, or pass --data.labels",
+            )
+        labels = read_manifest(self.labels, "labels")
+        for manifest in (images, labels):
+            check_files(manifest)
+        frame = self.trainer.lightning_module.model.image_size
+        self.two_views = TwoViews(frame, self.augmentation)
+        self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image)
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        sampler = BatchSampler(
+            [shard.samples for shard in images.shards],
+            batch_size=self.batch_size,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            seed=self.seed,
+            # Lightning saves this count in every checkpoint: it is the data position.
+            batches_done=lambda: progress.total.ready,
+            batches_per_epoch=self._limit(len(self.pairs) // self.batch_size),
+        )
+        return DataLoader(
+            self.pairs,
+            batch_sampler=sampler,
+            collate_fn=partial(collate, num_masks=self.masks_per_image),
+            num_workers=self.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _limit(self, whole: int) -> int | None:
+        """Return how many batches an epoch has under `trainer.limit_train_batches`; None for all."""
+        assert self.trainer is not None
+        limit = self.trainer.limit_train_batches
+        if limit is None or (limit == 1.0 and isinstance(limit, float)):
+            return None
+        return int(limit) if isinstance(limit, int) else max(1, int(whole * limit))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Make the two views of a training batch, on its device; leave benchmark samples as they are."""
+        return self.two_views(batch) if isinstance(batch, Batch) else batch
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Move a training batch; a benchmark sample stays on the CPU, where its masks are measured."""
+        if isinstance(batch, BenchmarkItem):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def val_dataloader(self) -> DataLoader[BenchmarkItem] | list[Any]:
+        """Return the images for the validations of `fit` and for `validate`."""
+        return self._benchmark_loader(self.val_images) if self.val_images else []
+
+    def test_dataloader(self) -> DataLoader[BenchmarkItem]:
+        """Return the images for `test`."""
+        return self._benchmark_loader(self.test_images)
+
+    def _benchmark_loader(self, limit: int | None) -> DataLoader[BenchmarkItem]:
+        assert self.trainer is not None
+        datasets = [EvalSubset(eval_dataset(path), limit, self.masks_per_benchmark_image) for path in self.benchmarks]
+        items = ConcatDataset([BenchmarkImages(dataset) for dataset in datasets])
+        # Strided by rank, without the padding that a DistributedSampler repeats images for.
+        mine = Subset(items, list(range(self.trainer.global_rank, len(items), self.trainer.world_size)))
+        return DataLoader(mine, batch_size=None, num_workers=self.num_workers)
+
+
+class BenchmarkItem:
+    """An image of a benchmark and the name of its data set.
+
+    Args:
+        dataset: Name of the data set.
+        index: Position of the image in it.
+        sample: The image with its masks.
+    """
+
+    def __init__(self, dataset: str, index: int, sample: EvalSample) -> None:
+        self.dataset, self.index, self.sample = dataset, index, sample
+
+
+class BenchmarkImages(Dataset[BenchmarkItem]):
+    """A benchmark data set for a DataLoader."""
+
+    def __init__(self, dataset: EvalDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> BenchmarkItem:
+        return BenchmarkItem(self.dataset.name, index, self.dataset[index])

@@ -1,0 +1,20 @@
+"""The one way in which this package compiles a function with numba: cached on disk, without the interpreter's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compiled(function: Function) -> Function:
+    """Compile at the first call, or load from numba's cache; keep the type for the type checker."""
+    return cast(Function, numba.njit(cache=True, nogil=True)(function))
+
+
+def compiled_in_lanes(function: Function) -> Function:
+    """Compile so that sums may be reordered into vector lanes; NaN and infinity keep their meaning."""
+    return cast(Function, numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function))

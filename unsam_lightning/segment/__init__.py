@@ -1,0 +1,1 @@
+"""Stage 3: masks for people, from a trained model."""

@@ -1,0 +1,73 @@
+"""Interactive segmentation of one image: clicks and granularities in, masks at the image's resolution out.
+
+    predictor = Predictor(UnSAM.from_pretrained("runs/quickstart/.../last.ckpt"), image)
+    masks, iou = predictor.predict(clicks_xy=[[120, 80]], labels=[1], granularity=[0.1, 0.3, 0.6, 1.0])
+
+Next in the tour: `../callbacks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import check_granularity
+from unsam_lightning.model import UnSAM
+
+
+class Predictor:
+    """Answers clicks on one image, which is encoded once.
+
+    Args:
+        model: In eval mode, on any device.
+        image: uint8 RGB (H, W, 3).
+    """
+
+    def __init__(self, model: UnSAM, image: npt.NDArray[np.uint8]) -> None:
+        self.model = model
+        self.height, self.width = image.shape[:2]
+        self.embedding = model.encode(torch.from_numpy(image).permute(2, 0, 1)[None].to(model.device))
+
+    @torch.no_grad()
+    def predict(
+        self, clicks_xy: npt.ArrayLike, labels: Sequence[int], granularity: Sequence[float] | None
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """Return one mask for each granularity, all for the same clicks.
+
+        Args:
+            clicks_xy: (K, 2) pixels of the image, x before y.
+            labels: K labels: 1 inside, 0 outside.
+            granularity: G numbers in [0.1, 1]; None for stock SAM-2's single mask.
+
+        Returns:
+            bool (G, H, W) and the predicted IoU float32 (G,); G = 1 for stock SAM-2.
+
+        Raises:
+            UserError: No click, a click outside the image, labels of another number, a granularity out of range.
+        """
+        clicks = np.asarray(clicks_xy, dtype=np.float32).reshape(-1, 2)
+        outside = [tuple(click) for click in clicks.tolist() if not self._contains(click)]
+        if outside or len(clicks) == 0 or len(labels) != len(clicks):
+            raise UserError(
+                expected=f"one label for each click and clicks inside the image of {self.width} x {self.height} px",
+                found=f"click {outside[0]}" if outside else f"{len(clicks)} clicks and {len(labels)} labels",
+                remedy="give x from 0 to the width and y from 0 to the height, in pixels",
+            )
+        if granularity is not None:
+            check_granularity(torch.tensor(list(granularity)))
+        count = 1 if granularity is None else len(granularity)
+        scale = torch.tensor([self.model.image_size / self.width, self.model.image_size / self.height])
+        points = (torch.from_numpy(clicks) * scale).to(self.model.device).expand(count, -1, -1)
+        wanted = None if granularity is None else torch.tensor(list(granularity))
+        decoded = self.model.decode(
+            self.embedding, points, torch.tensor([list(labels)], device=self.model.device).expand(count, -1), wanted
+        )
+        large = torch.nn.functional.interpolate(decoded.masks.float(), (self.height, self.width), mode="bilinear")
+        return (large[:, 0] > 0).cpu().numpy(), decoded.iou[:, 0].float().cpu().numpy()
+
+    def _contains(self, click: Sequence[float]) -> bool:
+        return 0 <= click[0] < self.width and 0 <= click[1] < self.height

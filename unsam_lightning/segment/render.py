@@ -1,0 +1,97 @@
+"""Pictures of masks: overlays, masks coloured by granularity, rows of labelled tiles.
+
+Pure functions of arrays. Next in the tour: `interactive.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+MaskStack = npt.NDArray[np.bool_]
+
+_HIGHLIGHT = (30, 144, 255)
+_CAPTION_PX = 18
+
+
+def overlay(image: Image, mask: npt.NDArray[np.bool_], color: tuple[int, int, int] = _HIGHLIGHT) -> Image:
+    """Return an image with one mask tinted and outlined.
+
+    Args:
+        image: uint8 RGB (H, W, 3); not changed.
+        mask: bool (H, W).
+        color: RGB.
+    """
+    shown = image.copy()
+    shown[mask] = (0.5 * image[mask] + 0.5 * np.array(color)).astype(np.uint8)
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(shown, contours, -1, (255, 255, 255), 1), dtype=np.uint8)
+
+
+def granularity_color(granularity: float) -> tuple[int, int, int]:
+    """Return the colour of a granularity: viridis, a perceptual scale, dark for fine and yellow for coarse."""
+    level = np.uint8(round(255 * (granularity - 0.1) / 0.9))
+    bgr = cv2.applyColorMap(np.full((1, 1), level, dtype=np.uint8), cv2.COLORMAP_VIRIDIS)[0, 0]
+    return int(bgr[2]), int(bgr[1]), int(bgr[0])
+
+
+def paint_hierarchy(image: Image, masks: MaskStack, granularity: Sequence[float]) -> Image:
+    """Return an image with all masks painted by granularity, coarse ones first so that fine ones stay visible.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        masks: bool (N, H, W).
+        granularity: N numbers in [0.1, 1].
+    """
+    tint = image.copy()
+    edges = np.zeros(image.shape[:2], dtype=np.uint8)
+    areas = masks.sum((1, 2))
+    for n in np.argsort(-areas, kind="stable"):
+        tint[masks[n]] = granularity_color(granularity[n])
+        contours, _ = cv2.findContours(masks[n].astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(edges, contours, -1, 1, 1)
+    shown = (0.45 * image + 0.55 * tint).astype(np.uint8)
+    shown[edges > 0] = 255
+    return shown
+
+
+def mark_clicks(image: Image, clicks_xy: npt.ArrayLike, labels: Sequence[int]) -> Image:
+    """Return an image with clicks drawn: green inside, red outside.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        clicks_xy: (K, 2) pixels of the image.
+        labels: K labels, 1 or 0.
+    """
+    shown = image.copy()
+    radius = max(3, round(0.012 * max(image.shape[:2])))
+    for (x, y), label in zip(np.asarray(clicks_xy).reshape(-1, 2), labels, strict=True):
+        centre = (round(float(x)), round(float(y)))
+        cv2.circle(shown, centre, radius + 1, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(shown, centre, radius, (0, 200, 0) if label else (220, 0, 0), -1, cv2.LINE_AA)
+    return shown
+
+
+def tile_rows(rows: Sequence[Sequence[Image]], captions: Sequence[str], height: int = 200) -> Image:
+    """Return rows of images as one picture, a caption above each column.
+
+    Args:
+        rows: R rows of C images each, uint8 RGB of any size.
+        captions: C texts.
+        height: Of every tile, in pixels; the width follows the first row's images.
+    """
+    widths = [max(1, round(tile.shape[1] * height / tile.shape[0])) for tile in rows[0]]
+    lines = []
+    for row in rows:
+        tiles = [cv2.resize(t, (w, height), interpolation=cv2.INTER_AREA) for t, w in zip(row, widths, strict=True)]
+        lines.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255) for tile in tiles], 1))
+    header = np.full((_CAPTION_PX, lines[0].shape[1], 3), 255, dtype=np.uint8)
+    left = 2
+    for caption, width in zip(captions, widths, strict=True):
+        cv2.putText(header, caption, (left + 2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        left += width + 4
+    return np.asarray(np.concatenate([header, *lines], 0), dtype=np.uint8)

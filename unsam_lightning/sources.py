@@ -1,0 +1,184 @@
+"""Whatever the user has becomes an image manifest or a benchmark data set: shards, a folder, a source file.
+
+A source file is a small yaml in `data_manifests/` that says what a data set is, where it lies and how it is read:
+
+    format: unsam_lightning/source/1
+    name: bsds500_val
+    reader: bsds500                        # images | scenes | bsds500 | mask_folder
+    root: ../../shared/data/BSDS500        # relative to the yaml
+    options: {split: val}
+
+Next in the tour: `views.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from unsam_lightning.benchmarks.sample import EvalDataset
+from unsam_lightning.errors import UserError
+from unsam_lightning.manifest import FORMATS, Manifest, ShardInfo, read_manifest, write_manifest
+from unsam_lightning.pack import pack_images
+from unsam_lightning.shards import ShardWriter
+
+SOURCE_FORMAT = "unsam_lightning/source/1"
+
+_SCENES_PER_SHARD = 256
+_READERS = ("images", "scenes", "bsds500", "mask_folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source file.
+
+    Args:
+        name: Of the data set; names its shards and its rows in tables.
+        reader: How it is read; see the module's docstring.
+        root: Folder with the data, absolute; None for generated data.
+        options: Passed to the reader.
+        licence: As stated by whoever made the data.
+        source: Where the data come from, in words.
+    """
+
+    name: str
+    reader: str
+    root: Path | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+    source: str = "unknown"
+
+
+def read_source(path: Path) -> Source:
+    """Return a source file's content.
+
+    Raises:
+        UserError: Missing file, not yaml, another format, unknown reader or missing fields.
+    """
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(expected=f"a source file at {path}", found=str(reason), remedy="check the path") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != SOURCE_FORMAT:
+        raise UserError(
+            expected=f"format {SOURCE_FORMAT} in {path}",
+            found=f"format {found}",
+            remedy="see data_manifests/ for examples",
+        )
+    unknown = set(content) - {"format", "name", "reader", "root", "options", "licence", "source"}
+    problems = [f"unknown key {key}" for key in sorted(unknown)]
+    problems += [f"no key {key}" for key in ("name", "reader") if key not in content]
+    if content.get("reader") not in _READERS:
+        problems.append(f"reader {content.get('reader')!r}, not one of {', '.join(_READERS)}")
+    if problems:
+        raise UserError(expected=f"a complete source file at {path}", found="; ".join(problems), remedy="correct it")
+    root = (path.parent / content["root"]).resolve() if "root" in content else None
+    rest = {key: content[key] for key in ("options", "licence", "source") if key in content}
+    return Source(name=content["name"], reader=content["reader"], root=root, **rest)
+
+
+def image_manifest(images: str, cache_dir: Path) -> Manifest:
+    """Return the image manifest of what the user named, packing it into `cache_dir` first where it is not packed yet.
+
+    Args:
+        images: An image manifest, a source file with reader "images" or "scenes", or a folder of images.
+        cache_dir: Where shards are written.
+
+    Raises:
+        UserError: Nothing of the kind is there, or packing fails; see `pack_images`.
+    """
+    path = Path(images)
+    if path.is_dir():
+        return pack_images(path, cache_dir / path.resolve().name)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        raise UserError(
+            expected="an image manifest (.yaml), a source file (.yaml) or a folder of images",
+            found=f"{images}: no such file or folder",
+            remedy="check the path; `python -m unsam_lightning shards` packs a folder",
+        )
+    content = yaml.safe_load(path.read_bytes())
+    if isinstance(content, dict) and content.get("format") in FORMATS.values():
+        return read_manifest(path, "images")
+    source = read_source(path)
+    out_dir = cache_dir / source.name
+    if source.reader == "images" and source.root is not None:
+        return pack_images(
+            source.root, out_dir, name=source.name, licence=source.licence, source=source.source, **source.options
+        )
+    if source.reader == "scenes":
+        return pack_scenes(out_dir, source.name, **source.options)
+    raise UserError(
+        expected="a source of training images (reader images or scenes)",
+        found=f"reader {source.reader} in {path}",
+        remedy="pass benchmarks as --data.benchmarks",
+    )
+
+
+def pack_scenes(out_dir: Path, name: str, *, num_images: int, size: int = 256, first_seed: int = 0) -> Manifest:
+    """Return the manifest of `num_images` scenes, drawn and packed like photographs; their masks are thrown away.
+
+    Args:
+        out_dir: Where the shards are written; an existing manifest of the same scenes is used as it is.
+        name: Of the data set.
+        num_images: Number of scenes.
+        size: Side in pixels.
+        first_seed: Scene i has seed `first_seed + i`; seeds from 1,000,000 on are the benchmark's.
+    """
+    from unsam_lightning.scenes import make_scene
+
+    options = {"num_images": num_images, "size": size, "first_seed": first_seed}
+    path = out_dir / f"{name}.yaml"
+    if path.is_file() and (manifest := read_manifest(path, "images")).extra.get("options") == options:
+        return manifest
+    out_dir.mkdir(parents=True, exist_ok=True)
+    shards: list[ShardInfo] = []
+    for first in range(0, num_images, _SCENES_PER_SHARD):
+        with ShardWriter(out_dir / f"{name}-{len(shards):06d}.tar") as writer:
+            for index in range(first, min(first + _SCENES_PER_SHARD, num_images)):
+                buffer = io.BytesIO()
+                image = make_scene(first_seed + index, size).image
+                Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
+                about = {"file": f"seed {first_seed + index}", "width": size, "height": size}
+                files = {"jpg": buffer.getvalue(), "json": json.dumps(about).encode()}
+                writer.write(f"{name}-{index:08d}", files)
+        assert writer.info is not None
+        shards.append(writer.info)
+    extra = {"source": "procedural scenes of unsam_lightning", "licence": "Apache-2.0", "options": options}
+    manifest = Manifest(path, "images", name, shards, extra)
+    write_manifest(manifest)
+    return manifest
+
+
+def eval_dataset(path: str) -> EvalDataset:
+    """Return the benchmark data set of a source file.
+
+    Raises:
+        UserError: See `read_source` and the readers.
+    """
+    source = read_source(Path(path))
+    if source.reader == "scenes":
+        from unsam_lightning.benchmarks.readers.scenes import ScenesDataset
+
+        return ScenesDataset(**source.options)
+    if source.root is None or source.reader == "images":
+        raise UserError(
+            expected=f"a benchmark with ground truth in {path}",
+            found=f"reader {source.reader}" + ("" if source.root else " without a root"),
+            remedy="use reader scenes, bsds500 or mask_folder",
+        )
+    if source.reader == "bsds500":
+        from unsam_lightning.benchmarks.readers.bsds import BSDS500
+
+        return BSDS500(source.root, **source.options)
+    from unsam_lightning.benchmarks.readers.mask_folder import MaskFolder
+
+    folders = {key: source.root / source.options[key] for key in ("images", "masks")}
+    return MaskFolder(**folders, name=source.name)
