@@ -7,15 +7,20 @@ Nothing of SAM-2 is copied here; the architectures are the yaml files of the ins
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from sam2.modeling.sam2_base import SAM2Base
 
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, first_line
+from unsam_lightning.manifest import sha256_file
 
 #: Short names of the SAM-2.1 sizes and the hub ids that hold their weights.
 NAMES: dict[str, str] = {
@@ -37,7 +42,7 @@ class Base:
     """A stock SAM-2 and where it came from.
 
     Args:
-        sam: The model, in eval mode, on the CPU (or on the meta device for `weights=False`).
+        sam: The model, in eval mode, on the CPU.
         name: The name it was asked for by: "nano", "small", a hub id, or a file name without its folder.
         sha256: Of the checkpoint file; of the numbers themselves for a model without a file.
         is_pretrained: False where the numbers are random.
@@ -66,11 +71,11 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
     path = Path(name_or_path)
     if path.is_file():
         state = read_state(path)
-        return base_from_state(state, name=path.name, sha256=_file_sha256(path), config=config)
-    if name_or_path in NAMES or name_or_path in NAMES.values() or "/sam2" in name_or_path:
+        return base_from_state(state, name=path.name, sha256=sha256_file(path), config=config)
+    if name_or_path in NAMES or name_or_path.startswith("facebook/"):
         path = _download(NAMES.get(name_or_path, name_or_path))
         state = read_state(path)
-        return base_from_state(state, name=name_or_path, sha256=_file_sha256(path), config=config)
+        return base_from_state(state, name=name_or_path, sha256=sha256_file(path), config=config)
     raise UserError(
         expected=f"a model name (nano, {', '.join(NAMES)}), a hub id or a checkpoint file",
         found=repr(name_or_path),
@@ -90,27 +95,40 @@ def build_sam(architecture: str | Path) -> SAM2Base:
 
     Args:
         architecture: A path to a yaml file, or a name such as "nano", "small", "configs/sam2/sam2_hiera_s.yaml".
+
+    Raises:
+        UserError: No such file, not a yaml of a SAM-2, or one that names anything but SAM-2's own classes.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     path = _architecture_path(str(architecture))
     try:
-        tree = OmegaConf.load(path)
-    except OSError as error:
+        tree: Any = OmegaConf.load(path)
+        tree = OmegaConf.to_container(tree, resolve=True)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(
-            expected=f"an architecture yaml at {path}", found=str(error.strerror), remedy="check the path"
+            expected=f"an architecture yaml at {path}", found=first_line(error), remedy="check the path and the file"
         ) from None
-    model = tree["model"] if "model" in tree else tree
-    if model.get("_target_") != "sam2.modeling.sam2_base.SAM2Base":
-        # A yaml may come from a stranger, and instantiate calls whatever it names.
+    model = tree.get("model", tree) if isinstance(tree, dict) else {}
+    target = model.get("_target_") if isinstance(model, dict) else None
+    if target != "sam2.modeling.sam2_base.SAM2Base":
         raise UserError(
             expected="an architecture whose _target_ is sam2.modeling.sam2_base.SAM2Base",
-            found=f"{model.get('_target_')!r} in {path}",
+            found=f"{target!r} in {path}",
             remedy="pass a SAM-2 image model's yaml",
         )
+    # A yaml may come from a stranger, and instantiate calls whatever it names.
     _refuse_foreign_targets(model, path)
     options = {key: value for key, value in model.items() if key not in ("temperature", "fourier_dim", "lora_rank")}
-    sam = instantiate(OmegaConf.create(options))
+    try:
+        sam = instantiate(options)
+    except InstantiationException as error:
+        raise UserError(
+            expected=f"arguments that SAM-2's classes take in {path}",
+            found=first_line(error),
+            remedy="compare it with the yaml files of the sam2 package",
+        ) from error
     assert isinstance(sam, SAM2Base)
     # The stock builders pick the most stable of the masks in eval mode; here the caller chooses, so it stays off.
     return sam.eval()
@@ -127,7 +145,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch and safetensors raise many types for a broken file; all mean the same here
         raise UserError(
             expected=f"a readable checkpoint at {path}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            found=first_line(error),
             remedy="download or copy the file again; it may be cut short",
         ) from None
     state = content.get("model") if isinstance(content, dict) else None
@@ -146,7 +164,7 @@ def architecture_of(state: dict[str, torch.Tensor], name: str) -> str:
     stem = "image_encoder.trunk.patch_embed.proj.weight"
     if stem in state:
         width = state[stem].shape[0]
-        blocks = 1 + max(int(key.split(".")[3]) for key in state if key.startswith("image_encoder.trunk.blocks."))
+        blocks = len({key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")})
         if (width, blocks) in _SIZES:
             version = "2.1" if "no_obj_embed_spatial" in state else "2"
             return f"configs/sam{version}/sam{version}_hiera_{_SIZES[width, blocks]}.yaml"
@@ -210,17 +228,34 @@ def _architecture_path(architecture: str) -> Path:
 
 
 def _refuse_foreign_targets(node: Any, path: Path) -> None:
-    """Raise unless every `_target_` in the tree is a class of sam2's modelling code."""
-    if not hasattr(node, "items"):
-        return
-    for key, value in node.items():
-        if key == "_target_" and not str(value).startswith("sam2.modeling."):
+    """Raise unless every `_target_` in the tree, lists included, is a class of sam2's modelling code."""
+    if isinstance(node, list):
+        for value in node:
+            _refuse_foreign_targets(value, path)
+    elif isinstance(node, dict):
+        if "_target_" in node and not _is_sam_class(str(node["_target_"])):
             raise UserError(
                 expected="only classes of sam2.modeling in an architecture",
-                found=f"{value!r} in {path}",
+                found=f"{node['_target_']!r} in {path}",
                 remedy="remove it; an architecture file must not run other code",
             )
-        _refuse_foreign_targets(value, path)
+        for value in node.values():
+            _refuse_foreign_targets(value, path)
+
+
+def _is_sam_class(target: str) -> bool:
+    """Tell whether a name is that of a class in the module that defines it, below sam2.modeling.
+
+    A prefix is not enough: `sam2.modeling.sam2_base.torch.hub.load` would pass.
+    """
+    module, _, name = target.rpartition(".")
+    if not module.startswith("sam2.modeling."):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    return inspect.isclass(found) and found.__module__ == module
 
 
 def _download(hub_id: str) -> Path:
@@ -237,11 +272,6 @@ def _download(hub_id: str) -> Path:
     except Exception as error:  # huggingface_hub raises many types; offline is by far the usual one
         raise UserError(
             expected=f"the weights of {hub_id} from the model hub or its local cache",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            found=first_line(error),
             remedy="check the network, or download the .pt file elsewhere and pass its path",
         ) from None
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

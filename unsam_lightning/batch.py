@@ -59,10 +59,12 @@ class Batch:
     def check(self) -> None:
         """Assert the shapes, dtypes and ranges above; ours to keep, hence no `UserError`."""
         b, n = self.valid.shape
-        assert self.images.dtype == torch.uint8 and self.images.shape[:2] == (b, 3), self.images.shape
-        assert self.planes.dtype == torch.int32 and self.planes.shape[2:] == self.images.shape[2:], self.planes.shape
-        assert self.planes.shape[:2] == (b, -(-n // BITS)), self.planes.shape
-        assert self.granularity.shape == (b, n) and self.valid.dtype == torch.bool
+        assert self.images.dtype == torch.uint8
+        assert self.images.shape[:2] == (b, 3), self.images.shape
+        assert self.planes.dtype == torch.int32
+        assert self.planes.shape == (b, -(-n // BITS), *self.images.shape[2:]), self.planes.shape
+        assert self.granularity.shape == (b, n)
+        assert self.valid.dtype == torch.bool
         assert bool(((self.granularity >= 0.1 - 1e-6) & (self.granularity <= 1 + 1e-6)).all()), self.granularity
         assert len(self.keys) == b
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from unsam_lightning import __version__
-from unsam_lightning.backbone import Base, base_from_state, load_base, load_strictly, read_state
+from unsam_lightning.backbone import NAMES, Base, base_from_state, load_base, load_strictly, read_state
 from unsam_lightning.decoder import AdapterConfig
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
 
@@ -46,8 +46,11 @@ def from_pretrained(
         return UnSAM(load_base(name_or_path, config), adapter, seed)
     if path.suffix == ".ckpt":
         content = read_adapter(path)
-        about = content["unsam"]
-        model = UnSAM(load_base(base or about["base"]["name"], config), AdapterConfig.from_dict(about["adapter"]), seed)
+        model = UnSAM(
+            load_base(base or _recorded_base(content, path), config),
+            AdapterConfig.from_dict(content["unsam"]["adapter"]),
+            seed,
+        )
         load_adapter(model, content, path.name)
         return model
     state = read_state(path)
@@ -73,7 +76,7 @@ def read_adapter(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many types for a broken file; all mean the same here
         raise UserError(
             expected=f"a readable checkpoint at {path}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            found=first_line(error),
             remedy="copy the file again; it may be cut short",
         ) from None
     about = content.get("unsam") if isinstance(content, dict) else None
@@ -83,7 +86,27 @@ def read_adapter(path: Path) -> dict[str, Any]:
             found="no key 'unsam' of that format",
             remedy="pass a checkpoint that `fit` wrote",
         )
+    missing = [key for key in ("base", "adapter") if key not in about]
+    missing += ["state_dict"] if "state_dict" not in content else []
+    if missing:
+        raise UserError(
+            expected=f"a complete adapter checkpoint at {path}",
+            found=f"no {', no '.join(missing)}",
+            remedy="pass a checkpoint as `fit` wrote it",
+        )
     return dict(content)
+
+
+def _recorded_base(content: dict[str, Any], path: Path) -> str:
+    """Return the name of an adapter's base; a base that was a file is known by its name alone, not by its place."""
+    name = str(content["unsam"]["base"]["name"])
+    if name == "nano" or name in NAMES or name.startswith("facebook/") or Path(name).is_file():
+        return name
+    raise UserError(
+        expected=f"the base model of {path.name}, the file {name}",
+        found="no such file here",
+        remedy="say where it is: UnSAM.from_pretrained(..., base='/path/to/it')",
+    )
 
 
 def load_adapter(model: UnSAM, content: dict[str, Any], where: str) -> None:

@@ -68,13 +68,14 @@ class UnSAMData(LightningDataModule):
         self.batch_size, self.masks_per_image, self.source_scale = batch_size, masks_per_image, source_scale
         self.augmentation, self.num_workers = augmentation, num_workers
         self.cache_dir, self.seed = Path(cache_dir), seed
+        self._is_checked = False
 
     def prepare_data(self) -> None:
         """Pack training images that are not shards yet; one process does it for all."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
             image_manifest(self.images, self.cache_dir)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, from where the run stands."""
         assert self.trainer is not None
         images = image_manifest(self.images, self.cache_dir)
@@ -119,7 +120,12 @@ class UnSAMData(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Make the two views of a training batch, on its device; leave benchmark samples as they are."""
-        return self.two_views(batch) if isinstance(batch, Batch) else batch
+        if not isinstance(batch, Batch):
+            return batch
+        if not self._is_checked:  # once: the ranges are looked at, which makes the host wait for the device
+            batch.check()
+            self._is_checked = True
+        return self.two_views(batch)
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Move a training batch; a benchmark sample stays on the CPU, where its masks are measured."""
@@ -138,7 +144,7 @@ class UnSAMData(LightningDataModule):
     def _benchmark_loader(self, limit: int | None) -> DataLoader[BenchmarkItem]:
         assert self.trainer is not None
         datasets = [EvalSubset(eval_dataset(path), limit, self.masks_per_benchmark_image) for path in self.benchmarks]
-        items = ConcatDataset([BenchmarkImages(dataset) for dataset in datasets])
+        items: ConcatDataset[BenchmarkItem] = ConcatDataset([BenchmarkImages(dataset) for dataset in datasets])
         # Strided by rank, without the padding that a DistributedSampler repeats images for.
         mine = Subset(items, list(range(self.trainer.global_rank, len(items), self.trainer.world_size)))
         return DataLoader(mine, batch_size=None, num_workers=self.num_workers)

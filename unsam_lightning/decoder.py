@@ -9,6 +9,7 @@ Source: UnSAMv2 (arXiv 2511.13714) section 3.4; HQ-SAM's extra output token. Nex
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -68,7 +69,8 @@ class AdapterConfig:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AdapterConfig:
         """Return the config that `to_dict` described."""
-        return AdapterConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return AdapterConfig(**plain)
 
 
 _PRESETS = {
@@ -103,7 +105,7 @@ class GranularityEncoder(nn.Module):
         self.register_buffer("frequencies", config.fourier_temperature**exponents, persistent=False)
         widths = (config.fourier_dim, *config.hidden_dims)
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.ReLU(), nn.Dropout(config.dropout)]
         self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], token_dim))
         self.type_embedding = nn.Parameter(torch.randn(1, token_dim))
@@ -160,7 +162,7 @@ class GranularityDecoder(nn.Module):
         pad_token: SAM's embedding of "no point", (1, D); where a warm start begins.
     """
 
-    def __init__(self, config: AdapterConfig, sam_decoder: nn.Module, pad_token: Tensor) -> None:
+    def __init__(self, config: AdapterConfig, sam_decoder: Any, pad_token: Tensor) -> None:
         super().__init__()
         self.config = config
         dim = sam_decoder.transformer_dim
@@ -175,17 +177,19 @@ class GranularityDecoder(nn.Module):
             self._start_as_sam(sam_decoder, pad_token)
 
     @torch.no_grad()
-    def _start_as_sam(self, sam_decoder: nn.Module, pad_token: Tensor) -> None:
+    def _start_as_sam(self, sam_decoder: Any, pad_token: Tensor) -> None:
         self.token.copy_(sam_decoder.mask_tokens.weight[:1])
         if self.mask_head is not None:
             self.mask_head.load_state_dict(sam_decoder.output_hypernetworks_mlps[0].state_dict())
         self.granularity_encoder.type_embedding.copy_(pad_token)
-        self.granularity_encoder.mlp[-1].weight.mul_(0.1)
-        self.granularity_encoder.mlp[-1].bias.zero_()
+        last = self.granularity_encoder.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(0.1)
+        last.bias.zero_()
 
     def forward(
         self,
-        sam_decoder: nn.Module,
+        sam_decoder: Any,
         image: Tensor,
         image_pe: Tensor,
         sparse: Tensor,
@@ -241,7 +245,7 @@ class GranularityDecoder(nn.Module):
                 setattr(self.transformer.get_submodule(parent), child, module.merged())
 
 
-def _upscale(sam_decoder: nn.Module, image: Tensor, high_res: tuple[Tensor, Tensor]) -> Tensor:
+def _upscale(sam_decoder: Any, image: Tensor, high_res: tuple[Tensor, Tensor]) -> Tensor:
     up1, norm, act1, up2, act2 = sam_decoder.output_upscaling
     stride8 = act1(norm(up1(image) + high_res[1]))
     upscaled: Tensor = act2(up2(stride8) + high_res[0])

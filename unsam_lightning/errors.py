@@ -24,3 +24,8 @@ class UserError(Exception):
         else:
             text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
         super().__init__(text)
+
+
+def first_line(error: Exception) -> str:
+    """Return the type of another library's exception and the first line of what it says, for a `found`."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:120]

@@ -50,11 +50,12 @@ def granularity_scores(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 def check_granularity(granularity: float | torch.Tensor) -> None:
     """Raise `UserError` unless every value lies in [0.1, 1]."""
-    low = high = float(granularity) if not hasattr(granularity, "numel") else 0.0
-    if hasattr(granularity, "numel"):
-        if granularity.numel() == 0:
-            return
+    if isinstance(granularity, float | int):
+        low = high = float(granularity)
+    elif granularity.numel():
         low, high = float(granularity.min()), float(granularity.max())
+    else:
+        return
     # A tolerance of float32 rounding: 0.1 in float32 is a little more than 0.1, in bfloat16 a little less.
     if not (low >= MIN_GRANULARITY - 1e-3 and high <= MAX_GRANULARITY + 1e-3):
         worst = low if not low >= MIN_GRANULARITY - 1e-3 else high

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize
 
-from unsam_lightning.backbone import Base, load_base
+from unsam_lightning.backbone import Base
 from unsam_lightning.decoder import AdapterConfig, GranularityDecoder
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import check_granularity
@@ -73,9 +73,12 @@ class UnSAM(nn.Module):
         seed: Of the adapter's random start.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, base: Base, adapter: AdapterConfig | None = None, seed: int = 0) -> None:
         super().__init__()
-        self.sam = base.sam.requires_grad_(False)
+        self.sam: Any = base.sam.requires_grad_(False)
         self.base_name, self.base_sha256, self.is_pretrained = base.name, base.sha256, base.is_pretrained
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -181,7 +184,7 @@ class UnSAM(nn.Module):
 
         Raises:
             UserError: A granularity outside [0.1, 1] (checked on the CPU only: a look at GPU memory would stall it),
-                or together with `multimask`.
+                or together with `multimask`; without `image_index`, as many prompts as images, or one image.
         """
         if granularity is not None and multimask:
             raise UserError(

@@ -158,10 +158,18 @@ class UnSAMModule(LightningModule):
         return StepResult(loss, {name: value.detach() for name, value in terms.items()}, len(chosen))
 
     def _decode(
-        self, embedding: Embedding, index: Tensor, clicks: Tensor, granularity: Tensor, **more: Tensor
+        self,
+        embedding: Embedding,
+        index: Tensor,
+        clicks: Tensor,
+        granularity: Tensor,
+        labels: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> Decoded:
-        labels = more.pop("labels", torch.ones(clicks.shape[:2], device=clicks.device))
-        return self.model.decode(embedding, clicks, labels, granularity, image_index=index, **more)
+        """Decode prompts of several images; clicks without labels are inside."""
+        if labels is None:
+            labels = torch.ones(clicks.shape[:2], device=clicks.device)
+        return self.model.decode(embedding, clicks, labels, granularity, masks=masks, image_index=index)
 
     def _corrections(
         self,

@@ -96,7 +96,7 @@ class PairDataset(Dataset[Sample]):
         masks = decode_masks([entries[n]["rle"] for n in chosen], about["height"], about["width"])
         return Sample(
             key=key,
-            image=np.asarray(cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_AREA), dtype=np.uint8),
+            image=_resize_image(image, self.side),
             planes=_resize_planes(pack_masks(masks), self.side),
             granularity=np.asarray([entries[n]["granularity"] for n in chosen], dtype=np.float32),
             seed=seed,
@@ -114,6 +114,13 @@ class PairDataset(Dataset[Sample]):
             )
         image = decode_image(record["jpg"], f"{self.images.manifest.shards[self.images.shard_of(index)].file}, {key}")
         return key, image, json.loads(label["json"])
+
+
+def _resize_image(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Return the image at (side, side, 3), without aliasing where it shrinks."""
+    # OpenCV's area filter averages when shrinking, but repeats pixels when growing.
+    interpolation = cv2.INTER_AREA if side <= min(image.shape[:2]) else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (side, side), interpolation=interpolation), dtype=np.uint8)
 
 
 def _resize_planes(planes: npt.NDArray[np.int32], side: int) -> npt.NDArray[np.int32]:
@@ -154,9 +161,9 @@ class BatchSampler:
         batches_per_epoch: int | None = None,
         shuffle_shards: int = 16,
     ) -> None:
-        if batch_size % world_size:
+        if batch_size < 1 or batch_size % world_size:
             raise UserError(
-                expected=f"a global batch size that {world_size} processes can share evenly",
+                expected=f"a global batch size of at least 1 that {world_size} processes can share evenly",
                 found=f"--data.batch_size {batch_size}",
                 remedy=f"use a multiple of {world_size}",
             )

@@ -15,7 +15,7 @@ def sample_pixels(masks: Tensor, generator: torch.Generator | None, count: int =
     """Return pixels drawn uniformly, with replacement, from each mask.
 
     Args:
-        masks: bool (P, h, w). A mask without pixels gives the last pixel of the map: the caller decides what it means.
+        masks: bool (P, h, w). A mask without pixels gives the first pixel of the map: the caller decides what it means.
         generator: Source of randomness; on the masks' device.
         count: Pixels for each mask, K.
 
@@ -26,8 +26,7 @@ def sample_pixels(masks: Tensor, generator: torch.Generator | None, count: int =
     draws = torch.rand(len(masks), count, generator=generator, device=masks.device)
     # The k-th pixel of the mask, k uniform in 1 .. area; min guards the rare draw that rounds up to 1.0.
     kth = torch.minimum((draws * running[:, -1:]).long() + 1, running[:, -1:].long())
-    found = torch.searchsorted(running, kth.to(torch.int32))
-    return found.clamp(max=running.shape[1] - 1)
+    return torch.searchsorted(running, kth.to(torch.int32))
 
 
 def pixels_to_xy(index: Tensor, width: int) -> Tensor:
@@ -80,7 +79,7 @@ def propagate_clicks(points_xy: Tensor, matrix: Tensor, seen: Tensor) -> tuple[T
         the image.
     """
     moved = warp_points(points_xy, matrix)
-    cell = moved.div(STRIDE, rounding_mode="floor").long()  # (P, K, 2)
+    cell = (moved + 0.5).div(STRIDE, rounding_mode="floor").long()  # (P, K, 2); a pixel reaches 0.5 to its left
     height, width = seen.shape[-2:]
     inside = (cell >= 0).all(-1) & (cell[..., 0] < width) & (cell[..., 1] < height)
     index = cell[..., 1].clamp(0, height - 1) * width + cell[..., 0].clamp(0, width - 1)

@@ -30,7 +30,6 @@ from unsam_lightning.shards import ShardWriter
 
 SOURCE_FORMAT = "unsam_lightning/source/1"
 
-_SCENES_PER_SHARD = 256
 _READERS = ("images", "scenes", "bsds500", "mask_folder")
 
 
@@ -122,7 +121,9 @@ def image_manifest(images: str, cache_dir: Path) -> Manifest:
     )
 
 
-def pack_scenes(out_dir: Path, name: str, *, num_images: int, size: int = 256, first_seed: int = 0) -> Manifest:
+def pack_scenes(
+    out_dir: Path, name: str, *, num_images: int, size: int = 256, first_seed: int = 0, images_per_shard: int = 256
+) -> Manifest:
     """Return the manifest of `num_images` scenes, drawn and packed like photographs; their masks are thrown away.
 
     Args:
@@ -131,18 +132,32 @@ def pack_scenes(out_dir: Path, name: str, *, num_images: int, size: int = 256, f
         num_images: Number of scenes.
         size: Side in pixels.
         first_seed: Scene i has seed `first_seed + i`; seeds from 1,000,000 on are the benchmark's.
+        images_per_shard: Scenes in a shard.
     """
-    from unsam_lightning.scenes import make_scene
+    from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
 
-    options = {"num_images": num_images, "size": size, "first_seed": first_seed}
+    if not 0 <= first_seed <= first_seed + num_images <= FIRST_TEST_SEED:
+        raise UserError(
+            expected=f"training scenes with seeds from 0 to {FIRST_TEST_SEED - 1}",
+            found=f"first_seed {first_seed} and {num_images} images",
+            remedy="choose other seeds; those beyond are kept for tests",
+        )
+    options = {"num_images": num_images, "size": size, "first_seed": first_seed, "images_per_shard": images_per_shard}
     path = out_dir / f"{name}.yaml"
-    if path.is_file() and (manifest := read_manifest(path, "images")).extra.get("options") == options:
-        return manifest
+    if path.is_file():
+        manifest = read_manifest(path, "images")
+        if manifest.extra.get("options") == options:
+            return manifest
+        raise UserError(
+            expected=f"scenes packed with {options} in {out_dir}",
+            found=f"{manifest.extra.get('options')}",
+            remedy="give the other set another name, or delete that folder",
+        )
     out_dir.mkdir(parents=True, exist_ok=True)
     shards: list[ShardInfo] = []
-    for first in range(0, num_images, _SCENES_PER_SHARD):
+    for first in range(0, num_images, images_per_shard):
         with ShardWriter(out_dir / f"{name}-{len(shards):06d}.tar") as writer:
-            for index in range(first, min(first + _SCENES_PER_SHARD, num_images)):
+            for index in range(first, min(first + images_per_shard, num_images)):
                 buffer = io.BytesIO()
                 image = make_scene(first_seed + index, size).image
                 Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)

@@ -69,7 +69,9 @@ class ViewPair:
 
     def warp(self) -> Tensor:
         """Return float32 (B, 3, 3): pixel of the first view -> pixel of the second."""
-        return self.second.matrix @ torch.linalg.inv(self.first.matrix)
+        with torch.autocast(self.first.matrix.device.type, enabled=False):  # bfloat16 would be off by pixels
+            warp: Tensor = self.second.matrix @ torch.linalg.inv(self.first.matrix)
+        return warp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +118,10 @@ class TwoViews:
         else:
             a = self.augmentation
             steps = [
+                # Before the crop: after it, the margin would be empty where the source image is not, unseen by `seen`.
+                RandomAffine(a.degrees, shear=a.shear, p=0.5),
                 RandomResizedCrop((self.size, self.size), scale=a.crop_scale, ratio=(0.8, 1.25), p=1.0),
                 RandomHorizontalFlip(p=a.flip),
-                RandomAffine(a.degrees, shear=a.shear, p=0.5),
                 ColorJitter(a.jitter, a.jitter, a.jitter, a.hue, p=0.8),
                 RandomGrayscale(p=a.grey),
                 RandomGaussianBlur((5, 5), (0.3, 1.5), p=a.blur),
@@ -175,7 +178,8 @@ def pixel_centres(size: int, device: torch.device) -> Tensor:
 
 def warp_points(points_xy: Tensor, matrix: Tensor) -> Tensor:
     """Return points (B, K, 2) moved by matrices (B, 3, 3), in pixels."""
-    moved = torch.cat((points_xy, torch.ones_like(points_xy[..., :1])), dim=-1) @ matrix.transpose(1, 2)
+    with torch.autocast(matrix.device.type, enabled=False):
+        moved = torch.cat((points_xy, torch.ones_like(points_xy[..., :1])), dim=-1) @ matrix.transpose(1, 2)
     return moved[..., :2] / moved[..., 2:]
 
 
@@ -189,6 +193,7 @@ def warp_maps(maps: Tensor, matrix: Tensor) -> Tensor:
     to_frame = torch.tensor(
         [[STRIDE, 0, (STRIDE - 1) / 2], [0, STRIDE, (STRIDE - 1) / 2], [0, 0, 1]], device=maps.device
     )
-    at_stride = torch.linalg.inv(to_frame) @ matrix @ to_frame
-    warped: Tensor = warp_perspective(maps.float(), at_stride, maps.shape[-2:], align_corners=True)
+    with torch.autocast(maps.device.type, enabled=False):
+        at_stride = torch.linalg.inv(to_frame) @ matrix @ to_frame
+        warped: Tensor = warp_perspective(maps.float(), at_stride, maps.shape[-2:], align_corners=True)
     return warped

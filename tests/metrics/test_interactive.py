@@ -21,7 +21,7 @@ NOC = Path(__file__).resolve().parents[3] / "shared" / "golden" / "noc"
 
 
 def cases(file):
-    """The golden cases of a file by name; a placeholder, which the fixture `shared` skips, where the folder is absent."""
+    """The golden cases of a file by name; without the folder a placeholder, which the fixture `shared` skips."""
     if not NOC.is_dir():
         return [pytest.param(None, id="absent")]
     return [pytest.param(case, id=case["name"]) for case in json.loads((NOC / file).read_text())["cases"]]

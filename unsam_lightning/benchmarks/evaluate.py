@@ -12,7 +12,12 @@ import torch
 from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.whole_image import proposal_recall, propose_masks
+from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import SWEEP
 from unsam_lightning.model import UnSAM
+
+#: IoUs to which clicks are counted: NoC80, NoC85, NoC90.
+THRESHOLDS = (0.8, 0.85, 0.9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +25,9 @@ class EvaluationConfig:
     """What is measured, and how finely.
 
     Args:
-        fixed: Granularities that are reported for themselves, with their sessions run to the end.
+        fixed: Granularities of the sweep that are reported for themselves, with their sessions run to the end.
         max_clicks: Clicks of a session that does not reach the target.
-        target: IoU that ends a session.
+        target: IoU that ends a session; not below the highest of `THRESHOLDS`.
         points_per_side: Grid of clicks for the whole-image proposals; 0 leaves them out.
         prompts_per_pass: Prompts decoded at a time; bounds the memory.
     """
@@ -32,6 +37,18 @@ class EvaluationConfig:
     target: float = 0.9
     points_per_side: int = 16
     prompts_per_pass: int = 64
+
+    def __post_init__(self) -> None:
+        problems = [f"fixed granularity {g:g}, not one of {SWEEP}" for g in self.fixed if g not in SWEEP]
+        problems += [f"target {self.target:g}, below {max(THRESHOLDS)}"] if self.target < max(THRESHOLDS) else []
+        problems += [f"{name} {getattr(self, name)}" for name in ("max_clicks", "prompts_per_pass") if getattr(self, name) < 1]
+        problems += [f"points_per_side {self.points_per_side}"] if self.points_per_side < 0 else []
+        if problems:
+            raise UserError(
+                expected="an evaluation that the tables can be made of",
+                found="; ".join(problems),
+                remedy="see EvaluationConfig, or `--help` under --model.evaluation",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +98,15 @@ def evaluate_sample(
     )
     recall = {}
     if config.points_per_side and len(sample.masks):
-        grid = {"points_per_side": config.points_per_side, "prompts_per_pass": config.prompts_per_pass}
-        recall["base"] = proposal_recall(propose_masks(model, embedding, granularities=None, **grid), sample)
-        recall["tuned"] = proposal_recall(propose_masks(model, embedding, **grid), sample)
+        for name, granularities in (("base", None), ("tuned", SWEEP)):
+            proposals = propose_masks(
+                model,
+                embedding,
+                granularities=granularities,
+                points_per_side=config.points_per_side,
+                prompts_per_pass=config.prompts_per_pass,
+            )
+            recall[name] = proposal_recall(proposals, sample)
     return ImageResult(
         dataset=dataset, index=index, key=sample.key, num_masks=len(sample.masks), sessions=sessions, recall=recall
     )

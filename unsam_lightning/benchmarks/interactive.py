@@ -103,7 +103,13 @@ def evaluate_interactive(
             session.is_over = session.ious[-1] >= target
         _end_hopeless(sessions, fixed)
     return [
-        SessionResult(mask_id=sample.ids[s.mask], method=s.method, granularity=s.granularity, ious=s.ious)
+        SessionResult(
+            mask_id=sample.ids[s.mask],
+            method=s.method,
+            granularity=s.granularity,
+            # Rounded at the end only: sessions stop by float64, as RITM's do.
+            ious=np.array(s.ious, dtype=np.float32).tolist(),
+        )
         for s in sessions
     ]
 
@@ -139,4 +145,4 @@ def _advance(model: UnSAM, embedding: Embedding, sessions: Sequence[_Session], m
         ious = [session.clicker.iou(mask) for mask in masks]
         best = int(np.argmax(ious))
         session.prediction, session.logits = masks[best], logits[best : best + 1].float()
-        session.ious.append(float(np.float32(ious[best])))
+        session.ious.append(ious[best])

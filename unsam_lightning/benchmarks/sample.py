@@ -30,7 +30,10 @@ class EvalSample:
 class EvalDataset(Protocol):
     """A finite benchmark data set, indexed so that ranks can split it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name of the data set, for tables."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of images."""

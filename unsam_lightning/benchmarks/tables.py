@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from unsam_lightning.benchmarks.evaluate import ImageResult
+from unsam_lightning.benchmarks.evaluate import THRESHOLDS, ImageResult
 from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.metrics.interactive import choose_granularity, number_of_clicks, summarize_sessions
-
-THRESHOLDS = (0.8, 0.85, 0.9)
 
 #: The columns of numbers of a table.
 METRICS = ("one_click_iou", "noc80", "noc85", "noc90", "ar1000")
@@ -59,7 +57,7 @@ class Row:
 
 
 def tabulate(results: Sequence[ImageResult], *, fixed: Sequence[float], max_clicks: int, target: float) -> list[Row]:
-    """Return the table of all data sets, in the order in which they were first seen.
+    """Return the table of all data sets, sorted by their names.
 
     Args:
         results: Of all ranks, in any order; an image measured twice is a defect and asserted against.
@@ -70,9 +68,8 @@ def tabulate(results: Sequence[ImageResult], *, fixed: Sequence[float], max_clic
     ordered = sorted(results, key=lambda result: (result.dataset, result.index))
     seen = [(result.dataset, result.index) for result in ordered]
     assert len(set(seen)) == len(seen), "an image was measured twice"
-    names = list(dict.fromkeys(result.dataset for result in results))
     rows: list[Row] = []
-    for name in sorted(names):
+    for name in sorted({result.dataset for result in results}):
         mine = [result for result in ordered if result.dataset == name]
         if any(result.num_masks for result in mine):
             rows += _dataset_rows(name, mine, fixed, max_clicks, target)

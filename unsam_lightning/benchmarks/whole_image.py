@@ -59,7 +59,7 @@ def propose_masks(
     """
     offsets = (torch.arange(points_per_side, device=model.device) + 0.5) * (model.image_size / points_per_side)
     grid = torch.cartesian_prod(offsets, offsets).flip(1)  # (G, 2), x and y
-    asked = torch.tensor(list(granularities or [1.0]), device=model.device)
+    asked = torch.tensor([1.0] if granularities is None else list(granularities), device=model.device)
     prompts = torch.cartesian_prod(torch.arange(len(grid), device=model.device).float(), asked)  # (G g, 2)
     logits, scores = [], []
     for part in prompts.split(prompts_per_pass):
@@ -85,7 +85,8 @@ def suppress_masks(masks: Tensor, scores: Tensor, max_iou: float) -> Tensor:
     order = scores.argsort(descending=True, stable=True)
     order = order[masks[order].flatten(1).any(1)]
     flat = masks[order].flatten(1).float()
-    shared = flat @ flat.T  # exact: areas stay far below 2^24
+    with torch.autocast(masks.device.type, enabled=False):
+        shared = flat @ flat.T  # exact in float32: areas stay far below 2^24
     area = shared.diagonal()
     overlaps = (shared > max_iou * (area[:, None] + area - shared)).cpu().numpy()
     alive = np.ones(len(order), dtype=bool)

@@ -33,7 +33,7 @@ def average_recall(
 
     Every image of `gt` counts, also those without proposals. A missing `iscrowd` is 0 (LVIS and SA-1B have none) and a
     missing `area` the mask's; where it is given, the ground truth's `area` decides on small, medium and large.
-    `bbox` and `area` of the results are not used. Neither argument is changed.
+    `bbox` and `area` of the results have no effect. Neither argument is changed.
 
     Args:
         gt: COCO json: `images` (id, height, width) and `annotations` (image_id, segmentation, ...).
@@ -59,7 +59,7 @@ def average_recall(
     _check(gt, results, use_cats)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
         truth = _index(gt, gt["annotations"])
-        found = _index(gt, [{key: one[key] for key in one if key not in ("area", "iscrowd")} for one in results])
+        found = _index(gt, results)
         evaluator = COCOeval(truth, found, iouType="segm")
         evaluator.params.useCats = int(use_cats)
         evaluator.params.maxDets = list(max_detections)

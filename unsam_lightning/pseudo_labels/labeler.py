@@ -51,11 +51,12 @@ class LabelRecipe:
     divide_conquer: DivideConquerConfig = field(default_factory=DivideConquerConfig)
     images_per_batch: int = 8
 
-    def describe(self, base_name: str, base_sha256: str) -> dict[str, Any]:
-        """Return the recipe with its encoder as plain values: what a label manifest records and its hash is made of."""
+    def describe(self, model: UnSAM, images: Manifest) -> dict[str, Any]:
+        """Return all that the labels depend on, as plain values: a label manifest records it, its hash names them."""
         recipe: dict[str, Any] = {
             "version": LABEL_VERSION,
-            "encoder": {"name": base_name, "sha256": base_sha256},
+            "images_sha256": hashlib.sha256("".join(shard.sha256 for shard in images.shards).encode()).hexdigest(),
+            "encoder": {"name": model.base_name, "sha256": model.base_sha256},
             "divide_level": self.divide_level,
             "conquer_level": self.conquer_level,
             "divide_conquer": asdict(self.divide_conquer),
@@ -138,7 +139,6 @@ class Labeler(LightningModule):
         self.model = UnSAM(base)
         self.recipe, self.images, self.cache_dir = recipe, images, cache_dir
         self.num_workers, self.num_threads = num_workers, num_threads
-        self.description = recipe.describe(base.name, base.sha256)
         self.pending: list[tuple[str, dict[str, bytes]]] = []
         self.num_masks = self.num_images = 0
 
@@ -148,9 +148,7 @@ class Labeler(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Find the shards that are still to be labelled and take this rank's share."""
-        self.manifest = image_manifest(self.images, self.cache_dir)
-        digest = recipe_hash(self.description)
-        self.path = self.manifest.root / f"{self.manifest.name}-labels-{digest}" / f"{self.manifest.name}.yaml"
+        self.locate()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         missing = [k for k, shard in enumerate(self.manifest.shards) if not (self.path.parent / shard.file).is_file()]
         self.todo = missing[self.trainer.global_rank :: self.trainer.world_size]
@@ -191,8 +189,16 @@ class Labeler(LightningModule):
             write_manifest(self._label_manifest())
         self.trainer.strategy.barrier("label manifest")
 
+    def locate(self) -> None:
+        """Find out which images there are and where their labels by this recipe belong."""
+        self.manifest = image_manifest(self.images, self.cache_dir)
+        self.description = self.recipe.describe(self.model, self.manifest)
+        folder = f"{self.manifest.name}-labels-{recipe_hash(self.description)}"
+        self.path = self.manifest.root / folder / f"{self.manifest.name}.yaml"
+
     def finished(self) -> Manifest:
         """Return the manifest of the finished labels."""
+        self.locate()
         return read_manifest(self.path, "labels")
 
     def _label_manifest(self) -> Manifest:

@@ -1,6 +1,6 @@
 """The camera: from log radiance to a photograph with its exposure, lens, sensor and compression.
 
-Next in the tour: `scene.py`.
+Next in the tour: `forest.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def light_field(rng: np.random.Generator, log_rgb: Floats) -> None:
         stretch = np.exp(rng.uniform(np.log(0.6), np.log(4.0)))
         to_texel = np.array([[stretch, 0, rng.random() * FIELD], [0, stretch, rng.random() * FIELD]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        noise = cv2.warpAffine(bank()["smooth"][0], to_texel, (small_w, small_h), flags=flags, borderMode=cv2.BORDER_WRAP)
+        noise = cv2.warpAffine(
+            bank()["smooth"][0], to_texel, (small_w, small_h), flags=flags, borderMode=cv2.BORDER_WRAP
+        )
         field = field + rng.uniform(0.2, 0.8) * np.tanh(2.0 * (noise[..., 0] - MIDDLE) / DEVIATION)
     full = cv2.resize(field.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     warm = rng.normal(0.04, 0.10)
@@ -53,24 +55,25 @@ def develop(rng: np.random.Generator, log_rgb: Floats) -> npt.NDArray[np.uint8]:
     """
     height, width = log_rgb.shape[:2]
     sample = log_rgb[:: max(height // 32, 1), :: max(width // 32, 1)]
-    middle, bright = np.quantile(sample, (0.5, 0.97))
+    ordered = np.sort(sample, axis=None)  # many times faster than np.quantile
+    middle, bright = float(ordered[ordered.size // 2]), float(ordered[int(0.97 * ordered.size)])
     contrast = rng.uniform(0.85, 1.2)
     # Aim at a typical median, but keep most highlights below white: photographers and their cameras do both.
     exposure = min(rng.normal(-1.5, 0.45) - middle * contrast, rng.uniform(-0.25, 0.3) - bright * contrast)
     picture = cv2.exp(cv2.addWeighted(log_rgb, contrast / 2.2, log_rgb, 0.0, exposure / 2.2))
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         blur = 0.3 + abs(rng.normal(0.0, 0.25)) + (rng.uniform(0.3, 1.0) if rng.random() < 0.1 else 0.0)
         cv2.GaussianBlur(picture, (5, 5), blur, dst=picture)
     if rng.random() < 0.35:  # sharpening in the camera, with its halos
         cv2.addWeighted(picture, 1.5, cv2.blur(picture, (3, 3)), -0.5, 0.0, dst=picture)
     noise = float(np.exp(rng.normal(np.log(1.6), 0.7)))
     cv2.addWeighted(picture, 255.0, _noise(rng, height, width), noise, 0.0, dst=picture)
-    pixels = np.clip(picture, 0, 255, out=picture).astype(np.uint8)
+    pixels = cv2.add(picture, 0.0, dtype=cv2.CV_8U)  # rounds and saturates
     if rng.random() < 0.85:
         quality = int(rng.integers(40, 96))
-        encoded = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        pixels = np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
-    return pixels
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        pixels = cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return np.asarray(pixels)
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> Floats:
@@ -78,6 +81,6 @@ def _noise(rng: np.random.Generator, height: int, width: int) -> Floats:
     noise = sensor_noise()
     side = noise.shape[0]
     y, x = int(rng.integers(side // 2)), int(rng.integers(side // 2))
-    if y + height <= side and x + width <= side:
-        return noise[y : y + height, x : x + width]
-    return cv2.copyMakeBorder(noise, 0, max(height - side, 0), 0, max(width - side, 0), cv2.BORDER_WRAP)[:height, :width]
+    below, beside = max(y + height - side, 0), max(x + width - side, 0)
+    wide = cv2.copyMakeBorder(noise, 0, below, 0, beside, cv2.BORDER_WRAP) if below or beside else noise
+    return np.asarray(wide[y : y + height, x : x + width])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from unsam_lightning.scenes.textures import FIELD, MIDDLE, Floats, bank
 #: Sub-pixel bits of polygon corners.
 _SHIFT = 4
 #: Side in pixels of the thumbnails on which shading is computed: shading is smooth.
-_THUMB = 40
+_THUMB = 32
 
 #: Levels below the object that get masks: parts and sub-parts.
 _DEEPEST = 2
@@ -133,7 +134,7 @@ class Canvas:
 
     def ramp(self, first: int, change: float) -> None:
         """Add a vertical gradient of log lightness to every part with number `first` or above."""
-        height, width = self.labels.shape
+        height = len(self.labels)
         column = np.linspace(-change / 2, change / 2, height, dtype=np.float32)[:, None]
         add_lightness(self.log_rgb, (self.labels >= first) * column)
 
@@ -145,22 +146,22 @@ class Canvas:
         height, width = self.labels.shape
         x0, y0 = max((x >> _SHIFT) - margin, 0), max((y >> _SHIFT) - margin, 0)
         x1, y1 = min(((x + wide) >> _SHIFT) + margin + 1, width), min(((y + high) >> _SHIFT) + margin + 1, height)
-        return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+        too_small = max(wide, high) < 3 << _SHIFT  # cannot be seen, but would take time
+        return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 and not too_small else None
 
     def _lay(self, alpha: Coverage, window: Box, number: int, material: Material, look: Look) -> None:
         """Blend a part into the picture and write its number where it covers at least half a pixel."""
         x0, y0, x1, y1 = window
         picture, labels = self.log_rgb[y0:y1, x0:x1], self.labels[y0:y1, x0:x1]
         area_px = (x1 - x0) * (y1 - y0)
-        medium = 150 * self.px_per_unit**2 < area_px < 0.2 * self.labels.size
-        if look.seam > 0 and medium:
+        if look.seam > 0 and 100 * self.px_per_unit**2 < area_px < 0.3 * self.labels.size:
             side = 2 * int(self.px_per_unit * 1.5) + 3
             add_lightness(picture, cv2.blur(alpha, (side, side)) * np.float32(-look.seam / 255))
         surface = material.surface(x0, y0, x1 - x0, y1 - y0, self.px_per_unit)
         weight = alpha * np.float32(1 / 255)
         cv2.blendLinear(surface, picture, weight, 1 - weight, picture)
         np.copyto(labels, np.uint16(number), where=alpha >= 128)
-        if look.part_relief > 0 and medium:
+        if look.part_relief > 0 and 400 * self.px_per_unit**2 < area_px < 0.3 * self.labels.size:
             self._round(alpha, window, look.part_relief, look)
 
     def _cast(self, polygons: list[Polygon], look: Look) -> None:
@@ -215,8 +216,12 @@ def _to_pixels(parts: Parts, place: npt.NDArray[np.float64], offset: npt.NDArray
     outlines = [outline for part in parts.parts for outline in part.outlines]
     points = np.concatenate(outlines) @ place.T + offset
     fixed = np.round(points * (1 << _SHIFT)).astype(np.int32)
-    pieces = iter(np.split(fixed, np.cumsum([len(outline) for outline in outlines])[:-1]))
-    return [[next(pieces) for _ in part.outlines] for part in parts.parts]
+    polygons, start = [], 0
+    for part in parts.parts:
+        stops = list(accumulate(map(len, part.outlines), initial=start))
+        polygons.append([fixed[first:stop] for first, stop in pairwise(stops)])
+        start = stops[-1]
+    return polygons
 
 
 def _raster(polygons: list[Polygon], window: Box, fuzz_px: float) -> Coverage:

@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.granularity import granularity_scores
 from unsam_lightning.scenes import camera
 from unsam_lightning.scenes.artefacts import ARTEFACTS
-from unsam_lightning.scenes.living import LIVING
+from unsam_lightning.scenes.creatures import CREATURES
+from unsam_lightning.scenes.forest import forest, grade
 from unsam_lightning.scenes.painter import Canvas, Look
 from unsam_lightning.scenes.palette import Material, Palette
+from unsam_lightning.scenes.plants import PLANTS
 from unsam_lightning.scenes.shapes import Parts
 from unsam_lightning.scenes.surroundings import SURROUNDINGS, Region, Surroundings
+from unsam_lightning.scenes.things import THINGS
 
 #: Seeds from here on are for tests; training must use seeds below it.
 FIRST_TEST_SEED = 1_000_000
@@ -38,7 +40,7 @@ class Scene:
         image: uint8 (H, W, 3), RGB.
         masks: bool (N, H, W): the visible pixels; a parent's mask holds its children's. N is at least 1.
         parent: int32 (N,): index of the parent in `masks`, always smaller than the child's; -1 for an object.
-        level: int32 (N,): 0 object or region of stuff, 1 part, 2 sub-part (3 in objects made of objects).
+        level: int32 (N,): 0 object or region of stuff, 1 part, 2 sub-part; always the parent's plus 1.
         granularity: float64 (N,) in [0.1, 1]: by area within each object's tree, 1.0 for the object.
     """
 
@@ -59,7 +61,8 @@ def make_scene(seed: int, size: int | tuple[int, int] = 256, *, min_area_px: int
 
     Returns:
         The scene. Children are strict subsets of their parents, siblings and objects are disjoint. A part that fills
-        its parent but for fewer than that smallest area is left out; its children belong to the parent then.
+        its parent but for fewer than that smallest area is left out; its children belong to the parent then, a level
+        higher.
 
     Raises:
         UserError: If the seed is negative or the size is out of range.
@@ -68,9 +71,9 @@ def make_scene(seed: int, size: int | tuple[int, int] = 256, *, min_area_px: int
     rng = np.random.default_rng(np.random.SeedSequence((seed, height, width, _VERSION)))
     canvas = _compose(rng, height, width)
     smallest = max(min_area_px * height * width / 256**2, 4.0)
-    masks, parent = _forest(canvas, smallest)
+    masks, parent, area_px = forest(canvas, smallest)
     camera.light_field(rng, canvas.log_rgb)
-    level, granularity = _grade(masks, parent)
+    level, granularity = grade(parent, area_px)
     image = camera.develop(rng, canvas.log_rgb)
     return Scene(image=image, masks=masks, parent=parent, level=level, granularity=granularity)
 
@@ -82,7 +85,7 @@ def _check(seed: int, size: int | tuple[int, int], min_area_px: int) -> tuple[in
     if min_area_px < 0:
         raise UserError(expected="min_area_px of 0 or more", found=str(min_area_px), remedy="use 16, the default")
     height, width = (size, size) if isinstance(size, int) else size
-    if not (_SMALLEST_SIDE <= min(height, width) and max(height, width) <= _LARGEST_SIDE):
+    if not (min(height, width) >= _SMALLEST_SIDE and max(height, width) <= _LARGEST_SIDE):
         raise UserError(
             expected=f"a scene size with sides in [{_SMALLEST_SIDE}, {_LARGEST_SIDE}] pixels",
             found=f"{height} x {width}",
@@ -95,15 +98,14 @@ def _compose(rng: np.random.Generator, height: int, width: int) -> Canvas:
     """Return a canvas with surroundings and things painted back to front."""
     canvas = Canvas(height, width)
     palette = Palette(rng, height, width)
-    kinds, shares = zip(*SURROUNDINGS, strict=True)
-    behind = kinds[int(np.searchsorted(np.cumsum(shares), rng.random() * sum(shares)))](rng)
+    behind = SURROUNDINGS[int(rng.integers(len(SURROUNDINGS)))](rng)
     angle = rng.normal(-np.pi / 2, 0.7)  # mostly from above
     light = np.array([np.cos(angle), np.sin(angle)])
     for region in behind.regions:
         _paint_region(rng, canvas, palette, region, light)
     if rng.random() < 0.25:
         camera.defocus(rng, canvas.log_rgb, canvas.px_per_unit)
-    shadow = rng.uniform(0.2, 1.4) if rng.random() < 0.75 else 0.0
+    shadow = rng.uniform(0.2, 1.4) if rng.random() < 0.7 else 0.0
     places = _places(rng, behind, height, width)
     families = _families(rng, len(places))
     for k, (family, (x, y, radius)) in enumerate(zip(families, places, strict=True)):
@@ -115,15 +117,17 @@ def _compose(rng: np.random.Generator, height: int, width: int) -> Canvas:
 
 def _families(rng: np.random.Generator, number: int) -> list[_Family]:
     """Return the family of each thing: scenes repeat some, as herds and streets do."""
-    every: tuple[_Family, ...] = LIVING + ARTEFACTS
+    every: tuple[_Family, ...] = CREATURES + PLANTS + ARTEFACTS + THINGS
     few = [every[k] for k in rng.integers(len(every), size=3)]
     return [few[rng.integers(3)] if rng.random() < 0.5 else every[rng.integers(len(every))] for _ in range(number)]
 
 
-def _places(rng: np.random.Generator, behind: Surroundings, height: int, width: int) -> list[tuple[float, float, float]]:
+def _places(
+    rng: np.random.Generator, behind: Surroundings, height: int, width: int
+) -> list[tuple[float, float, float]]:
     """Return centre and radius in pixels of each thing, back to front."""
     side = min((height * width) ** 0.5, 1.6 * min(height, width))
-    number = int(rng.integers(1, 3)) if rng.random() < 0.15 else int(rng.integers(3, 10))
+    number = int(rng.integers(1, 3)) if rng.random() < 0.15 else int(rng.integers(3, 9))
     radii = np.exp(rng.uniform(np.log(0.06), np.log(0.3), number)) * side
     if rng.random() < 0.6:
         radii[0] = rng.uniform(0.28, 0.55) * side  # the subject of the picture
@@ -200,57 +204,12 @@ def _paint_thing(
     look = Look(
         light=light,
         relief=relief,
-        part_relief=relief * rng.uniform(0.3, 1.0) if rng.random() < 0.6 else 0.0,
+        part_relief=relief * rng.uniform(0.3, 1.0) if rng.random() < 0.45 else 0.0,
         shadow=shadow,
         shadow_fall=fall,
         shadow_shift=np.zeros(2) if on_ground else -light * reach,
         shadow_blur=reach * rng.uniform(0.3, 1.2),
-        seam=rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
+        # The seam keeps parts of one material apart: every mask must be there to be seen.
+        seam=rng.uniform(0.12, 0.6),
     )
     canvas.paint(parts, place=matrix, offset=np.array([x, y]), materials=materials, look=look)
-
-
-def _forest(canvas: Canvas, smallest: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
-    """Return the masks that are large enough, and the index of each one's parent."""
-    last = len(canvas.parents)
-    own = np.bincount(canvas.labels.ravel(), minlength=last)
-    area, end = own.astype(np.int64), np.arange(1, last + 1)
-    for number in range(last - 1, 0, -1):
-        parent = canvas.parents[number]
-        if parent:
-            area[parent] += area[number]
-            end[parent] = max(end[parent], end[number])
-    index = np.full(last, -1, np.int32)
-    kept: list[tuple[int, int]] = []
-    parents: list[int] = []
-    nearest = np.zeros(last, np.int64)  # the closest ancestor that was kept, or the node itself
-    for number in range(1, last):
-        above = int(nearest[canvas.parents[number]])
-        fills_parent = above > 0 and area[above] - area[number] < smallest
-        if area[number] < smallest or fills_parent:
-            nearest[number] = above
-            continue
-        nearest[number], index[number] = number, len(kept)
-        kept.append((number, int(end[number])))
-        parents.append(int(index[above]) if above else -1)
-    masks = np.zeros((len(kept), *canvas.labels.shape), np.bool_)
-    for mask, (first, stop) in zip(masks, kept, strict=True):
-        windows = np.array([window for window in canvas.windows[first:stop] if window])
-        (x0, y0), (x1, y1) = windows[:, :2].min(0), windows[:, 2:].max(0)
-        seen = canvas.labels[y0:y1, x0:x1] - np.uint16(first)  # wraps to large numbers below `first`
-        np.less(seen, np.uint16(stop - first), out=mask[y0:y1, x0:x1])
-    return masks, np.array(parents, np.int32)
-
-
-def _grade(
-    masks: npt.NDArray[np.bool_], parent: npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
-    """Return the level of every mask and its granularity within its object's tree."""
-    level, granularity = np.zeros(len(parent), np.int32), np.zeros(len(parent))
-    for k, above in enumerate(parent):
-        level[k] = 0 if above < 0 else level[above] + 1
-    area_px = np.array([np.count_nonzero(mask) for mask in masks])
-    starts = [*np.flatnonzero(parent < 0), len(parent)]
-    for first, stop in zip(starts[:-1], starts[1:], strict=True):
-        granularity[first:stop] = granularity_scores(area_px[first:stop])
-    return level, granularity

@@ -1,7 +1,7 @@
 """Outlines and the tree of parts that they form, in an object's own frame: about [-1, 1] squared, y downwards.
 
-Outlines are float64 (K, 2) arrays of x, y. Next in the tour: `living.py`, `artefacts.py`, `surroundings.py`, which put
-them together.
+Outlines are float64 (K, 2) arrays of x, y. Next in the tour: `creatures.py`, `plants.py`, `artefacts.py`, `things.py`
+and `surroundings.py`, which put them together.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -69,10 +70,15 @@ def _circle(num_points: int) -> Outline:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
+@cache
+def _steps(num_points: int) -> npt.NDArray[np.float64]:
+    return np.linspace(0, 1, num_points)
+
+
 def ellipse(x: float, y: float, rx: float, ry: float | None = None, turn: float = 0.0, num_points: int = 32) -> Outline:
     """Return an ellipse about (x, y), turned by `turn` radians; a circle without `ry`."""
     points = _circle(num_points) * (rx, rx if ry is None else ry)
-    return rotate(points, turn) + (x, y)
+    return shift(rotate(points, turn), x, y)
 
 
 def rotate(points: Outline, turn: float) -> Outline:
@@ -80,7 +86,12 @@ def rotate(points: Outline, turn: float) -> Outline:
     if turn == 0.0:
         return points
     c, s = np.cos(turn), np.sin(turn)
-    return points @ np.array([[c, s], [-s, c]])
+    return np.asarray(points @ np.array([[c, s], [-s, c]]))
+
+
+def shift(points: Outline, x: float, y: float) -> Outline:
+    """Return the points moved by (x, y)."""
+    return np.asarray(np.add(points, (x, y)))
 
 
 def blob(
@@ -92,7 +103,7 @@ def blob(
     phase = rng.random(6) * (2 * np.pi)
     angle = np.arange(num_points) * (2 * np.pi / num_points)
     radius = np.exp((size * np.cos(angle[:, None] * order + phase)).sum(1))
-    return _circle(num_points) * (radius[:, None] * (rx, ry)) + (x, y)
+    return shift(_circle(num_points) * (radius[:, None] * (rx, ry)), x, y)
 
 
 def polygon(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, num_corners: int) -> Outline:
@@ -106,7 +117,7 @@ def polygon(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, 
 def star(x: float, y: float, radius: float, inner: float, num_points: int, turn: float = 0.0) -> Outline:
     """Return a star: concave for `inner` (share of the radius) well below 1."""
     length = np.where(np.arange(2 * num_points) % 2 == 0, radius, radius * inner)
-    return rotate(_circle(2 * num_points) * length[:, None], turn) + (x, y)
+    return shift(rotate(_circle(2 * num_points) * length[:, None], turn), x, y)
 
 
 def box(left: float, top: float, right: float, bottom: float, lean: float = 0.0, round_off: float = 0.0) -> Outline:
@@ -115,7 +126,7 @@ def box(left: float, top: float, right: float, bottom: float, lean: float = 0.0,
         cx, cy, rx, ry = (left + right) / 2, (top + bottom) / 2, abs(right - left) / 2, abs(bottom - top) / 2
         unit = _circle(32)
         power = 2 / (2 + 8 * (1 - round_off))
-        return np.sign(unit) * np.abs(unit) ** power * (rx, ry) + (cx, cy)
+        return shift(np.sign(unit) * np.abs(unit) ** power * (rx, ry), cx, cy)
     return np.array([[left + lean, top], [right + lean, top], [right, bottom], [left, bottom]], dtype=np.float64)
 
 
@@ -123,10 +134,8 @@ def limb(x0: float, y0: float, x1: float, y1: float, r0: float, r1: float) -> Ou
     """Return a tapered capsule from (x0, y0) with radius `r0` to (x1, y1) with radius `r1`."""
     turn = float(np.arctan2(y1 - y0, x1 - x0))
     half = _circle(20)
-    end = half[:6] * r1, half[15:] * r1
-    start = half[5:16] * r0
-    ring = np.concatenate([rotate(np.concatenate([end[1], end[0]]), turn) + (x1, y1), rotate(start, turn) + (x0, y0)])
-    return ring
+    end, start = np.concatenate([half[15:], half[:6]]) * r1, half[5:16] * r0
+    return np.concatenate([shift(rotate(end, turn), x1, y1), shift(rotate(start, turn), x0, y0)])
 
 
 def stroke(path: Outline, width: float | npt.NDArray[np.float64]) -> Outline:
@@ -139,10 +148,10 @@ def stroke(path: Outline, width: float | npt.NDArray[np.float64]) -> Outline:
 
 def curve(*knots: tuple[float, float], num_points: int = 12) -> Outline:
     """Return a smooth path with the knots as Bezier control points."""
-    t = np.linspace(0, 1, num_points)[:, None]
+    t = _steps(num_points)[:, None]
     points = [np.broadcast_to(np.array(knot), (num_points, 2)) for knot in knots]
     while len(points) > 1:
-        points = [a * (1 - t) + b * t for a, b in zip(points[:-1], points[1:], strict=True)]
+        points = [a * (1 - t) + b * t for a, b in pairwise(points)]
     return np.asarray(points[0], dtype=np.float64)
 
 
@@ -156,10 +165,10 @@ def lathe(heights: Sequence[float], radii: Sequence[float], num_points: int = 24
 
 def leaf(x: float, y: float, length: float, width: float, turn: float) -> Outline:
     """Return a pointed leaf that starts at (x, y) and points along `turn` radians."""
-    t = np.linspace(0, 1, 12)
+    t = _steps(12)
     half = width / 2 * np.sin(np.pi * t**0.8)
     shape = np.concatenate([np.stack([t * length, half], 1), np.stack([t * length, -half], 1)[::-1]])
-    return rotate(shape, turn) + (x, y)
+    return shift(rotate(shape, turn), x, y)
 
 
 def skyline(rng: np.random.Generator, height: float, rough: float, slope: float, num_points: int = 40) -> Outline:

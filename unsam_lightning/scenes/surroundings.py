@@ -90,7 +90,9 @@ def _ground(rng: np.random.Generator, horizon: float) -> Region:
     choice = rng.random()
     if choice < 0.3:
         x0, x1, wide = rng.uniform(0.2, 0.8), rng.uniform(-0.2, 1.2), rng.uniform(0.1, 0.5)
-        path = shapes.curve((x0, horizon), ((x0 + x1) / 2 + rng.uniform(-0.3, 0.3), (horizon + 1) / 2), (x1, 1.2), num_points=20)
+        path = shapes.curve(
+            (x0, horizon), ((x0 + x1) / 2 + rng.uniform(-0.3, 0.3), (horizon + 1) / 2), (x1, 1.2), num_points=20
+        )
         road = ground.add(shapes.stroke(path, wide * np.linspace(0.03, 1, 20) ** 1.5), parent=base, paint=1)
         ground.add(shapes.stroke(path[4:9], 0.03 * wide), parent=road, paint=2)
         ground.add(shapes.stroke(path[11:15], 0.08 * wide), parent=road, paint=2)
@@ -109,23 +111,45 @@ def room(rng: np.random.Generator) -> Surroundings:
     for _ in range(rng.integers(0, 4)):
         x, y, w, h = rng.uniform(-0.1, 0.9), rng.uniform(-0.1, 0.5), rng.uniform(0.1, 0.35), rng.uniform(0.12, 0.45)
         frame = wall.add(shapes.box(x, y, x + w, y + h), parent=0, paint=1)
-        inside = wall.add(shapes.box(x + 0.02, y + 0.02, x + w - 0.02, y + h - 0.02), parent=frame, paint=int(rng.integers(2, 4)))
+        inside = wall.add(
+            shapes.box(x + 0.02, y + 0.02, x + w - 0.02, y + h - 0.02), parent=frame, paint=int(rng.integers(2, 4))
+        )
         if rng.random() < 0.5:
             wall.add(shapes.blob(rng, x + w / 2, y + h, w * 0.5, h * 0.5), parent=inside, paint=4)
-    regions = [Region(parts=wall, colour=("wall", "wall", "stone", "dark", "vivid")[rng.integers(5)], textures="wall", ramp=rng.uniform(-0.6, 0.6))]
+    regions = [
+        Region(
+            parts=wall,
+            colour=("wall", "wall", "stone", "dark", "vivid")[rng.integers(5)],
+            textures="wall",
+            ramp=rng.uniform(-0.6, 0.6),
+        )
+    ]
     if rng.random() < 0.35:
         x, w = rng.choice((-0.1, 0.75)), rng.uniform(0.2, 0.45)
         curtain = Parts()
-        curtain.add(shapes.stroke(np.stack([x + w / 2 + 0.02 * np.sin(np.linspace(0, 6, 16)), np.linspace(-0.1, 1.0, 16)], 1), w))
+        curtain.add(
+            shapes.stroke(
+                np.stack([x + w / 2 + 0.02 * np.sin(np.linspace(0, 6, 16)), np.linspace(-0.1, 1.0, 16)], 1), w
+            )
+        )
         regions.append(Region(parts=curtain, colour="vivid", textures="cloth"))
     floor = Parts()
     tilt = rng.normal(0, 0.04)
     base = floor.add(np.array([[-0.1, edge - tilt], [1.1, edge + tilt], [1.1, 1.2], [-0.1, 1.2]]))
     if rng.random() < 0.4:
-        rug = floor.add(np.array([[0.25, edge + 0.06], [0.75, edge + 0.06], [0.95, 0.97], [0.02, 0.97]]), parent=base, paint=1)
+        rug = floor.add(
+            np.array([[0.25, edge + 0.06], [0.75, edge + 0.06], [0.95, 0.97], [0.02, 0.97]]), parent=base, paint=1
+        )
         floor.add(shapes.ellipse(0.5, (edge + 1) / 2 + 0.02, 0.2, 0.06), parent=rug, paint=2)
     textures = ("wood", "cloth", "ground", "plain")[rng.integers(4)]
-    regions.append(Region(parts=floor, colour=("soil", "wall", "stone", "fur")[rng.integers(4)], textures=textures, horizon=edge - 0.25))
+    regions.append(
+        Region(
+            parts=floor,
+            colour=("soil", "wall", "stone", "fur")[rng.integers(4)],
+            textures=textures,
+            horizon=edge - 0.25,
+        )
+    )
     return Surroundings(regions=regions, floor=(edge + 0.05, 1.02))
 
 
@@ -135,14 +159,31 @@ def close_up(rng: np.random.Generator) -> Surroundings:
     for _ in range(rng.integers(0, 4)):
         x, y, size = rng.random(), rng.random(), rng.uniform(0.1, 0.4)
         behind.add(shapes.blob(rng, x, y, size, size, 0.5), parent=0, paint=1, fuzzy=size * rng.uniform(0.1, 0.4))
-    kinds = (("foliage", "foliage"), ("soil", "ground"), ("stone", "ground"), ("water", "water"), ("dark", "plain"), ("wall", "plain"), ("foliage", "grass"))
+    kinds = (
+        ("foliage", "foliage"),
+        ("soil", "ground"),
+        ("stone", "ground"),
+        ("water", "water"),
+        ("dark", "plain"),
+        ("wall", "plain"),
+        ("foliage", "grass"),
+    )
     colour, textures = kinds[rng.integers(len(kinds))]
-    return Surroundings(regions=[Region(parts=behind, colour=colour, textures=textures, ramp=rng.normal(0, 0.5))], floor=None)
+    return Surroundings(
+        regions=[Region(parts=behind, colour=colour, textures=textures, ramp=rng.normal(0, 0.5))], floor=None
+    )
 
 
 def patchwork(rng: np.random.Generator) -> Surroundings:
     """Return regions cut by ragged contours at any angle: shores, rock faces, thickets, camouflage."""
-    names = (("foliage", "foliage"), ("soil", "ground"), ("stone", "ground"), ("water", "water"), ("foliage", "grass"), ("wall", "wall"))
+    names = (
+        ("foliage", "foliage"),
+        ("soil", "ground"),
+        ("stone", "ground"),
+        ("water", "water"),
+        ("foliage", "grass"),
+        ("wall", "wall"),
+    )
     regions = []
     turn = rng.normal(0, 0.5)
     for k in range(rng.integers(2, 5)):
@@ -156,7 +197,12 @@ def patchwork(rng: np.random.Generator) -> Surroundings:
             parts.add(shapes.rotate(stretched, turn + rng.normal(0, 0.4)) + 0.5, fuzzy=rng.choice((0.0, 0.03, 0.08)))
         for _ in range(rng.integers(0, 3)):
             x, y, size = rng.random(), rng.random(), rng.uniform(0.05, 0.2)
-            parts.add(shapes.blob(rng, x, y, size, size * rng.uniform(0.4, 1), 0.5), parent=0, paint=1, fuzzy=rng.choice((0.0, 0.05)))
+            parts.add(
+                shapes.blob(rng, x, y, size, size * rng.uniform(0.4, 1), 0.5),
+                parent=0,
+                paint=1,
+                fuzzy=rng.choice((0.0, 0.05)),
+            )
         colour, textures = names[rng.integers(len(names))]
         regions.append(Region(parts=parts, colour=colour, textures=textures, ramp=rng.normal(0, 0.3)))
     return Surroundings(regions=regions, floor=None)
@@ -188,5 +234,17 @@ def aerial(rng: np.random.Generator) -> Surroundings:
     return Surroundings(regions=regions, floor=None)
 
 
-#: Kinds of surroundings with their shares.
-SURROUNDINGS = ((landscape, 0.34), (room, 0.2), (close_up, 0.2), (patchwork, 0.18), (aerial, 0.08))
+#: Kinds of surroundings; those that are more common stand more than once.
+SURROUNDINGS = (
+    landscape,
+    landscape,
+    landscape,
+    landscape,
+    room,
+    room,
+    close_up,
+    close_up,
+    patchwork,
+    patchwork,
+    aerial,
+)

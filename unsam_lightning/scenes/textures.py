@@ -1,8 +1,8 @@
 """A bank of tileable textures, computed once per process, from which surfaces take windows, turned and scaled.
 
 Channel 0 is the detail that a surface shows as lightness, channel 1 a second pattern that it shows as hue, channel 2 a
-slow change of lightness. All are uint8 with mean `MIDDLE` and standard deviation `DEVIATION`. Channel 3 is empty: OpenCV
-warps four channels twice as fast as three. Next in the tour: `palette.py`.
+slow change of lightness. All are uint8 with mean `MIDDLE` and standard deviation `DEVIATION`. Channel 3 is empty, as
+OpenCV warps four channels twice as fast as three. Next in the tour: `palette.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BANK_SEED = 20_260_101
 def _standardise(field: npt.NDArray[np.floating], clip: float = 3.0) -> Floats:
     """Return the field with mean 0 and standard deviation 1, without values beyond `clip` deviations."""
     scaled = (field - field.mean()) / (field.std() + 1e-9)
-    return np.clip(scaled, -clip, clip).astype(np.float32)
+    return np.asarray(np.clip(scaled, -clip, clip), dtype=np.float32)
 
 
 def _filtered(rng: np.random.Generator, gain: npt.NDArray[np.float64]) -> Floats:

@@ -25,12 +25,21 @@ class Predictor:
     Args:
         model: In eval mode, on any device.
         image: uint8 RGB (H, W, 3).
+
+    Raises:
+        UserError: Not such an image.
     """
 
     def __init__(self, model: UnSAM, image: npt.NDArray[np.uint8]) -> None:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise UserError(
+                expected="an RGB image, uint8 (H, W, 3)",
+                found=f"{image.dtype} {image.shape}",
+                remedy="convert it, e.g. by PIL's `convert('RGB')`",
+            )
         self.model = model
         self.height, self.width = image.shape[:2]
-        self.embedding = model.encode(torch.from_numpy(image).permute(2, 0, 1)[None].to(model.device))
+        self.embedding = model.encode(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(model.device))
 
     @torch.no_grad()
     def predict(
@@ -41,23 +50,26 @@ class Predictor:
         Args:
             clicks_xy: (K, 2) pixels of the image, x before y.
             labels: K labels: 1 inside, 0 outside.
-            granularity: G numbers in [0.1, 1]; None for stock SAM-2's single mask.
+            granularity: G >= 1 numbers in [0.1, 1]; None for stock SAM-2's single mask.
 
         Returns:
             bool (G, H, W) and the predicted IoU float32 (G,); G = 1 for stock SAM-2.
 
         Raises:
-            UserError: No click, a click outside the image, labels of another number, a granularity out of range.
+            UserError: No click, a click outside the image, labels of another number or value, no granularity or one
+                out of range.
         """
         clicks = np.asarray(clicks_xy, dtype=np.float32).reshape(-1, 2)
         outside = [tuple(click) for click in clicks.tolist() if not self._contains(click)]
-        if outside or len(clicks) == 0 or len(labels) != len(clicks):
+        if outside or len(clicks) == 0 or len(labels) != len(clicks) or not set(labels) <= {0, 1}:
             raise UserError(
-                expected=f"one label for each click and clicks inside the image of {self.width} x {self.height} px",
-                found=f"click {outside[0]}" if outside else f"{len(clicks)} clicks and {len(labels)} labels",
+                expected=f"clicks inside the image of {self.width} x {self.height} px, each with a label 1 or 0",
+                found=f"click {outside[0]}" if outside else f"{len(clicks)} clicks with labels {list(labels)}",
                 remedy="give x from 0 to the width and y from 0 to the height, in pixels",
             )
         if granularity is not None:
+            if len(granularity) == 0:
+                raise UserError(expected="at least one granularity", found="none", remedy="give e.g. [0.1, 0.5, 1.0]")
             check_granularity(torch.tensor(list(granularity)))
         count = 1 if granularity is None else len(granularity)
         scale = torch.tensor([self.model.image_size / self.width, self.model.image_size / self.height])
@@ -70,4 +82,4 @@ class Predictor:
         return (large[:, 0] > 0).cpu().numpy(), decoded.iou[:, 0].float().cpu().numpy()
 
     def _contains(self, click: Sequence[float]) -> bool:
-        return 0 <= click[0] < self.width and 0 <= click[1] < self.height
+        return bool(0 <= click[0] < self.width and 0 <= click[1] < self.height)

@@ -1,7 +1,7 @@
-"""Families of living things: animals, people, plants, fruit, flocks, each a random tree of parts.
+"""Families of creatures: animals, people, faces, each a random tree of parts.
 
 Every function takes a generator and returns `Parts` in the object's frame (about [-1, 1], y down, standing on y = 1).
-Next in the tour: `artefacts.py`.
+Next in the tour: `plants.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from unsam_lightning.scenes import shapes
 from unsam_lightning.scenes.shapes import Parts
 
+#: Paint numbers: parts with the same number share a material.
 _BODY, _HEAD, _DARK, _LIGHT, _EXTRA, _MARK = range(6)
 
 
@@ -45,18 +46,25 @@ def quadruped(rng: np.random.Generator) -> Parts:
     body_y, rx, ry = rng.uniform(-0.15, 0.2), rng.uniform(0.5, 0.75), rng.uniform(0.2, 0.38)
     thick, fuzz = rng.uniform(0.06, 0.14), rng.choice((0.0, 0.05))
     stance = rng.uniform(-0.15, 0.15, 4)
-    legs = [(side * (rx - 0.15) + shift, stance[k]) for k, (side, shift) in enumerate(((-1, 0.14), (1, 0.1), (-1, 0), (1, 0)))]
+    legs = [
+        (side * (rx - 0.15) + shift, stance[k])
+        for k, (side, shift) in enumerate(((-1, 0.14), (1, 0.1), (-1, 0), (1, 0)))
+    ]
 
     def leg(k: int) -> None:
         x, step = legs[k]
         limb = parts.add(shapes.limb(x, body_y + 0.1, x + step, 0.95, thick * 1.3, thick * 0.7), fuzzy=fuzz)
         if rng.random() < 0.6:
-            parts.add(shapes.ellipse(x + step + 0.04, 0.95, thick * 1.1, thick * 0.7), parent=limb, paint=_DARK, clipped=False)
+            parts.add(
+                shapes.ellipse(x + step + 0.04, 0.95, thick * 1.1, thick * 0.7), parent=limb, paint=_DARK, clipped=False
+            )
 
     leg(0)
     leg(1)
     if rng.random() < 0.8:
-        tail = shapes.curve((-rx, body_y - 0.1), (-rx - 0.35, body_y + rng.uniform(-0.5, 0.1)), (-rx - 0.3, body_y + 0.4))
+        tail = shapes.curve(
+            (-rx, body_y - 0.1), (-rx - 0.35, body_y + rng.uniform(-0.5, 0.1)), (-rx - 0.3, body_y + 0.4)
+        )
         parts.add(shapes.stroke(tail, np.linspace(thick, thick * rng.uniform(0.3, 1.8), 12)), fuzzy=fuzz)
     body = parts.add(shapes.blob(rng, 0, body_y, rx, ry, 0.15), fuzzy=fuzz)
     _markings(rng, parts, body, 0, body_y, rx, ry)
@@ -66,7 +74,9 @@ def quadruped(rng: np.random.Generator) -> Parts:
     parts.add(shapes.limb(rx * 0.7, body_y - 0.05, head_x, head_y, ry * 0.8, head * 0.7), fuzzy=fuzz)
     for side in (-0.5, 0.4):
         size = head * rng.uniform(0.3, 0.6)
-        ear = parts.add(shapes.leaf(head_x + side * head, head_y - head * 0.5, 2.2 * size, size, -1.6 + side), paint=_HEAD)
+        ear = parts.add(
+            shapes.leaf(head_x + side * head, head_y - head * 0.5, 2.2 * size, size, -1.6 + side), paint=_HEAD
+        )
         if size > 0.1:
             parts.add(shapes.ellipse(head_x + side * head, head_y - head * 0.8, size * 0.3), parent=ear, paint=_LIGHT)
     skull = parts.add(shapes.blob(rng, head_x, head_y, head * 1.1, head, 0.1), paint=_HEAD, fuzzy=fuzz)
@@ -74,7 +84,9 @@ def quadruped(rng: np.random.Generator) -> Parts:
         shapes.limb(head_x + head * 0.5, head_y + 0.05, head_x + head * 1.4, head_y + 0.12, head * 0.55, head * 0.4),
         parent=skull, paint=rng.choice((_HEAD, _LIGHT, _DARK)), clipped=False,
     )  # fmt: skip
-    parts.add(shapes.ellipse(head_x + head * 1.65, head_y + 0.08, head * 0.18), parent=muzzle, paint=_DARK, clipped=False)
+    parts.add(
+        shapes.ellipse(head_x + head * 1.65, head_y + 0.08, head * 0.18), parent=muzzle, paint=_DARK, clipped=False
+    )
     _eye(parts, head_x + head * 0.35, head_y - head * 0.25, head * 0.16, skull)
     return parts
 
@@ -91,11 +103,18 @@ def bird(rng: np.random.Generator) -> Parts:
     parts.add(shapes.blob(rng, 0.15, 0.1 + 0.6 * plump, 0.4, 0.5 * plump), parent=body, paint=_LIGHT)
     wing = parts.add(shapes.leaf(0.3, -0.02, -1.0, plump * 1.1, tilt - 0.15), paint=_EXTRA)
     for k in range(rng.integers(0, 4)):
-        parts.add(shapes.leaf(0.0 - 0.12 * k, 0.06 * k, -0.6, 0.12, tilt - 0.2), parent=wing, paint=_MARK if k % 2 else _DARK)
+        parts.add(
+            shapes.leaf(0.0 - 0.12 * k, 0.06 * k, -0.6, 0.12, tilt - 0.2), parent=wing, paint=_MARK if k % 2 else _DARK
+        )
     hx, hy, head = 0.5, -plump - rng.uniform(0.0, 0.25), rng.uniform(0.18, 0.28)
     parts.add(shapes.limb(0.35, 0, hx, hy, plump * 0.5, head * 0.8))
     skull = parts.add(shapes.ellipse(hx, hy, head), paint=rng.choice((_BODY, _HEAD)))
-    parts.add(np.array([[hx + head * 0.8, hy - 0.06], [hx + head * rng.uniform(1.5, 2.6), hy + 0.04], [hx + head * 0.8, hy + 0.08]]), paint=_LIGHT)
+    parts.add(
+        np.array(
+            [[hx + head * 0.8, hy - 0.06], [hx + head * rng.uniform(1.5, 2.6), hy + 0.04], [hx + head * 0.8, hy + 0.08]]
+        ),
+        paint=_LIGHT,
+    )
     _eye(parts, hx + head * 0.35, hy - head * 0.2, head * 0.2, skull)
     return parts
 
@@ -118,7 +137,13 @@ def butterfly(rng: np.random.Generator) -> Parts:
     """Return an insect with two pairs of patterned wings and a segmented body."""
     parts = Parts()
     right = [shapes.blob(rng, 0.5, -0.35, 0.5, 0.42, 0.3), shapes.blob(rng, 0.42, 0.4, 0.4, 0.36, 0.3)]
-    marks = [[(rng.uniform(0.3, 0.7), y + rng.uniform(-0.2, 0.2), rng.uniform(0.05, 0.16)) for _ in range(rng.integers(1, 4))] for y in (-0.35, 0.4)]
+    marks = [
+        [
+            (rng.uniform(0.3, 0.7), y + rng.uniform(-0.2, 0.2), rng.uniform(0.05, 0.16))
+            for _ in range(rng.integers(1, 4))
+        ]
+        for y in (-0.35, 0.4)
+    ]
     for mirror in ((1, 1), (-1, 1)):
         for k in (1, 0):
             wing = parts.add(right[k] * mirror, paint=_BODY if k == 0 else _EXTRA)
@@ -137,18 +162,34 @@ def person(rng: np.random.Generator) -> Parts:
     for side in (-1, 1):
         foot = side * rng.uniform(0.08, 0.3)
         leg = parts.add(shapes.limb(side * 0.1, hip, foot, 0.92, 0.13, 0.08), paint=_EXTRA)
-        parts.add(shapes.limb(foot, 0.95, foot + rng.uniform(-0.1, 0.14), 0.97, 0.07, 0.06), parent=leg, paint=_DARK, clipped=False)
+        parts.add(
+            shapes.limb(foot, 0.95, foot + rng.uniform(-0.1, 0.14), 0.97, 0.07, 0.06),
+            parent=leg,
+            paint=_DARK,
+            clipped=False,
+        )
 
     def arm(side: int) -> None:
         elbow = side * (wide + rng.uniform(0.05, 0.3)), rng.uniform(-0.35, 0.0)
         hand = elbow[0] + rng.uniform(-0.3, 0.3), elbow[1] + rng.uniform(-0.35, 0.35)
         upper = parts.add(shapes.limb(side * wide * 0.9, shoulder + 0.06, *elbow, 0.085, 0.065))
-        parts.add(shapes.limb(*elbow, *hand, 0.065, 0.045), parent=upper, paint=rng.choice((_BODY, _HEAD)), clipped=False)
+        parts.add(
+            shapes.limb(*elbow, *hand, 0.065, 0.045), parent=upper, paint=rng.choice((_BODY, _HEAD)), clipped=False
+        )
         parts.add(shapes.ellipse(*hand, 0.06), parent=upper, paint=_HEAD, clipped=False)
 
     arm(-1)
-    long = hip + (0.4 if rng.random() < 0.3 else 0.08)
-    torso_outline = np.array([[-wide, shoulder], [wide, shoulder], [wide * 0.8, hip - 0.1], [wide * rng.uniform(0.8, 1.6), long], [-wide * rng.uniform(0.8, 1.4), long], [-wide * 0.8, hip - 0.1]])
+    hem = hip + (0.4 if rng.random() < 0.3 else 0.08)
+    torso_outline = np.array(
+        [
+            [-wide, shoulder],
+            [wide, shoulder],
+            [wide * 0.8, hip - 0.1],
+            [wide * rng.uniform(0.8, 1.6), hem],
+            [-wide * rng.uniform(0.8, 1.4), hem],
+            [-wide * 0.8, hip - 0.1],
+        ]
+    )
     torso = parts.add(torso_outline)
     if rng.random() < 0.5:
         parts.add(shapes.box(-1, hip - 0.05, 1, hip + 0.02), parent=torso, paint=_DARK)
@@ -158,9 +199,11 @@ def person(rng: np.random.Generator) -> Parts:
     head, hx = rng.uniform(0.13, 0.17), rng.uniform(-0.05, 0.05)
     parts.add(shapes.limb(0, shoulder, hx, -0.7, 0.07, 0.06), paint=_HEAD)
     skull = parts.add(shapes.ellipse(hx, -0.78, head, head * 1.25), paint=_HEAD)
-    parts.add(shapes.blob(rng, hx, -0.9, head * 1.15, head * 0.9, 0.2), parent=skull, paint=_MARK, clipped=False, fuzzy=0.03)
-    for side in (-0.4, 0.4):
-        _eye(parts, hx + side * head, -0.76, 0.022, skull)
+    parts.add(
+        shapes.blob(rng, hx, -0.9, head * 1.15, head * 0.9, 0.2), parent=skull, paint=_MARK, clipped=False, fuzzy=0.03
+    )
+    for x in (-0.4, 0.4):
+        _eye(parts, hx + x * head, -0.76, 0.022, skull)
     return parts
 
 
@@ -179,101 +222,16 @@ def face(rng: np.random.Generator) -> Parts:
         white = parts.add(shapes.ellipse(side * 0.28, -0.12, size * 1.3, size * 0.8), parent=skull, paint=_LIGHT)
         _eye(parts, side * 0.28, -0.12, size * 0.6, white)
         if rng.random() < 0.7:
-            parts.add(shapes.stroke(shapes.curve((side * 0.1, -0.3), (side * 0.3, -0.42), (side * 0.5, -0.28)), 0.06), parent=skull, paint=_MARK)
+            parts.add(
+                shapes.stroke(shapes.curve((side * 0.1, -0.3), (side * 0.3, -0.42), (side * 0.5, -0.28)), 0.06),
+                parent=skull,
+                paint=_MARK,
+            )
     nose = parts.add(shapes.blob(rng, 0, 0.18, 0.14, 0.2, 0.15, 24), parent=skull, paint=rng.choice((_HEAD, _DARK)))
     parts.add(shapes.ellipse(0.05, 0.3, 0.035, 0.025), parent=nose, paint=_DARK)
     parts.add(shapes.leaf(-0.25, 0.5, 0.5, rng.uniform(0.06, 0.2), 0), parent=skull, paint=_EXTRA)
     return parts
 
 
-def tree(rng: np.random.Generator) -> Parts:
-    """Return a tree: trunk, branches, crown with clumps of foliage, perhaps fruit."""
-    parts = Parts()
-    top, wide = rng.uniform(-0.1, 0.4), rng.uniform(0.04, 0.12)
-    trunk = parts.add(shapes.limb(0, 1.0, rng.uniform(-0.1, 0.1), -0.2, wide * 1.4, wide), paint=_DARK)
-    for side in (-1, 1):
-        parts.add(shapes.limb(0, top, side * rng.uniform(0.2, 0.5), top - 0.5, wide * 0.6, wide * 0.2), parent=trunk, paint=_DARK, clipped=False)
-    conifer = rng.random() < 0.3
-    outline = star(rng) if conifer else shapes.blob(rng, 0, -0.35, rng.uniform(0.5, 0.9), rng.uniform(0.5, 0.7), 0.3)
-    crown = parts.add(outline, fuzzy=rng.uniform(0.08, 0.22))
-    for _ in range(rng.integers(1, 5)):
-        x, y, size = rng.uniform(-0.5, 0.5), rng.uniform(-0.8, 0.05), rng.uniform(0.15, 0.35)
-        clump = parts.add(shapes.blob(rng, x, y, size, size * 0.8, 0.3), parent=crown, paint=rng.choice((_EXTRA, _MARK)), fuzzy=0.1)
-        if rng.random() < 0.3:
-            parts.add(shapes.ellipse(x, y, 0.07), parent=clump, paint=_LIGHT)
-    return parts
-
-
-def star(rng: np.random.Generator) -> shapes.Outline:
-    """Return the jagged silhouette of a conifer."""
-    y = np.linspace(-1, 0.6, 11)
-    half = np.linspace(0.02, rng.uniform(0.35, 0.6), 11) * np.where(np.arange(11) % 2, 1.0, 0.65)
-    return np.concatenate([np.stack([half, y], 1), np.stack([-half, y], 1)[::-1]])
-
-
-def flower(rng: np.random.Generator) -> Parts:
-    """Return a flower: stem, leaves, petals about a centre."""
-    parts = Parts()
-    sway = rng.uniform(-0.3, 0.3)
-    stem = parts.add(shapes.stroke(shapes.curve((sway, 1.0), (-sway, 0.4), (0, -0.3)), rng.uniform(0.03, 0.08)), paint=_EXTRA)
-    for side in (-1, 1):
-        parts.add(shapes.leaf(0, rng.uniform(0.3, 0.8), side * rng.uniform(0.3, 0.6), 0.18, -side * 0.4), parent=stem, paint=_EXTRA, clipped=False)
-    number, length = int(rng.integers(5, 11)), rng.uniform(0.4, 0.65)
-    width = length * rng.uniform(0.35, 0.9)
-    head = parts.add(shapes.ellipse(0, -0.35, length * 0.3))
-    for angle in np.arange(number) * 2 * np.pi / number + rng.random():
-        parts.add(shapes.leaf(0, -0.35, length, width, angle), parent=head, paint=rng.choice((_BODY, _BODY, _MARK)), clipped=False)
-    core = parts.add(shapes.ellipse(0, -0.35, length * rng.uniform(0.2, 0.4)), parent=head, paint=_LIGHT, clipped=False)
-    parts.add(shapes.ellipse(0, -0.35, length * 0.14), parent=core, paint=_DARK)
-    return parts
-
-
-def fruit(rng: np.random.Generator) -> Parts:
-    """Return a fruit with a stem, a leaf and a blush, or cut open with flesh and seeds."""
-    parts = Parts()
-    parts.add(shapes.limb(0, -0.7, rng.uniform(-0.15, 0.15), -1.0, 0.05, 0.04), paint=_DARK)
-    if rng.random() < 0.6:
-        parts.add(shapes.leaf(0, -0.85, rng.choice((-1, 1)) * 0.6, 0.28, rng.uniform(-0.6, 0.3)), paint=_EXTRA)
-    ripe = parts.add(shapes.blob(rng, 0, 0.1, 0.85, rng.uniform(0.7, 1.0), 0.12))
-    if rng.random() < 0.4:
-        flesh = parts.add(shapes.blob(rng, 0, 0.12, 0.65, 0.6, 0.08), parent=ripe, paint=_LIGHT)
-        for k in range(rng.integers(2, 7)):
-            parts.add(shapes.leaf(0.0, 0.1, 0.4, 0.14, k * 1.1), parent=flesh, paint=_DARK)
-    elif rng.random() < 0.6:
-        parts.add(shapes.blob(rng, 0.3, 0.2, 0.5, 0.6, 0.3), parent=ripe, paint=_MARK, fuzzy=0.15)
-    return parts
-
-
-def flock(rng: np.random.Generator) -> Parts:
-    """Return a group of small alike things: birds, berries, leaves, pebbles."""
-    parts = Parts()
-    kind, number = rng.integers(4), int(rng.integers(5, 14))
-    for x, y, turn, size in zip(*rng.uniform(-0.85, 0.85, (2, number)), rng.random(number) * 6.3, rng.uniform(0.1, 0.24, number), strict=True):
-        paint = int(rng.integers(3))
-        if kind == 0:
-            parts.add(shapes.leaf(x, y, size * 1.8, size * 0.8, turn), paint=paint)
-        elif kind == 1:
-            item = parts.add(shapes.ellipse(x, y, size), paint=paint)
-            parts.add(shapes.ellipse(x + size * 0.2, y - size * 0.3, size * 0.35), parent=item, paint=_LIGHT)
-        elif kind == 2:
-            parts.add(shapes.polygon(rng, x, y, size, size * 0.7, int(rng.integers(5, 9))), paint=paint)
-        else:
-            item = parts.add(shapes.star(x, y, size * 1.2, rng.uniform(0.3, 0.6), int(rng.integers(4, 8)), turn), paint=paint)
-            parts.add(shapes.ellipse(x, y, size * 0.3), parent=item, paint=_DARK)
-    return parts
-
-
-def grass(rng: np.random.Generator) -> Parts:
-    """Return a tuft of long thin blades, some with ears."""
-    parts = Parts()
-    for _ in range(rng.integers(6, 16)):
-        x, bend, high = rng.uniform(-0.6, 0.6), rng.uniform(-0.5, 0.5), rng.uniform(-1.0, 0.3)
-        path = shapes.curve((x, 1.0), (x + bend * 0.2, (high + 1) / 2), (x + bend, high))
-        blade = parts.add(shapes.stroke(path, np.linspace(rng.uniform(0.04, 0.1), 0.012, 12)), paint=int(rng.integers(3)))
-        if rng.random() < 0.2:
-            parts.add(shapes.ellipse(x + bend, high, 0.04, 0.12), parent=blade, paint=_MARK, clipped=False)
-    return parts
-
-
 #: All families of this file.
-LIVING = (quadruped, bird, fish, butterfly, person, face, tree, flower, fruit, flock, grass)
+CREATURES = (quadruped, bird, fish, butterfly, person, face)

@@ -1,0 +1,63 @@
+"""A run that was killed and goes on is the same run: batches, losses and weights."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unsam_lightning.__main__ import main
+
+# Six batches an epoch and eight steps: the run is killed in mid-epoch, and the resumed one crosses into the next epoch.
+KILL_AFTER_STEP = 4
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """The loss of each step; a later start of the same run overwrites what an earlier one had logged."""
+    found: dict[int, float] = {}
+    for path in sorted(run_dir.glob("csv/version_*/metrics.csv")):
+        for row in csv.DictReader(path.open()):
+            if row.get("train/loss"):
+                found[int(row["step"])] = float(row["train/loss"])
+    return found
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_run_goes_on_as_if_nothing_had_happened(
+    tiny_run: Path, tmp_path: Path, command: Any, ranks: int
+) -> None:
+    def fit(root: Path, *more: str, kill_when: tuple[str, int] | None = None) -> Path:
+        args = ["fit", "--config", tiny_run, "--test_after_fit", "false", "--trainer.default_root_dir", root]
+        args += ["--trainer.devices", ranks, "--trainer.strategy", "ddp" if ranks > 1 else "auto", *more]
+        codes, log = command(*args, log=tmp_path / f"{root.name}.log", ranks=ranks, kill_when=kill_when)
+        assert codes == [-signal.SIGKILL if kill_when else 0] * ranks, log[-3000:]
+        return next(root.glob("*-fit"))
+
+    whole = fit(tmp_path / "whole")
+    pattern = str(tmp_path / "killed/*/checkpoints/last.ckpt")
+    fit(tmp_path / "killed", kill_when=(pattern, KILL_AFTER_STEP))
+    resumed = fit(tmp_path / "killed", "--ckpt_path", "last")
+
+    expected = losses(whole)
+    assert sorted(expected) == list(range(8))
+    after = {step: loss for step, loss in losses(resumed).items() if step > KILL_AFTER_STEP}
+    assert after
+    assert after == {step: expected[step] for step in after}
+    ours, theirs = weights(resumed), weights(whole)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_resume_without_a_run_says_so(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(tiny_run), "--ckpt_path", "last"]) == 2
+    assert "expected a checkpoint of an earlier run" in capsys.readouterr().err

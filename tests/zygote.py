@@ -1,0 +1,79 @@
+"""Runs the command line in forked children: importing lightning takes seconds, and this process pays it once.
+
+Reads one JSON request a line, {"args", "log", "ranks", "kill_when": [glob, step] or null}; writes the exit codes. The
+children of one request are a process group of their own, so that a kill takes their data loaders along.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+
+import torch
+
+import unsam_lightning.cli  # noqa: F401 - what the children need
+from unsam_lightning.__main__ import main
+
+
+def child(args: list[str], log: str, rank: int, ranks: int, port: int) -> None:
+    os.setsid()
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    if ranks > 1:  # as Lightning's own launcher sets them for the processes it starts
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+        os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    code = 1
+    try:
+        code = main(args)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve(request: dict) -> list[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pids = []
+    for rank in range(request["ranks"]):
+        pid = os.fork()
+        if pid == 0:
+            child(request["args"], request["log"], rank, request["ranks"], port)
+        pids.append(pid)
+    codes: dict[int, int] = {}
+    while len(codes) < len(pids):
+        time.sleep(0.01)
+        for pid in pids:
+            if pid not in codes:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+        if request["kill_when"] and reached(*request["kill_when"]):
+            for pid in pids:
+                if pid not in codes:
+                    os.killpg(pid, signal.SIGKILL)
+            request["kill_when"] = None
+    return [codes[pid] for pid in pids]
+
+
+def reached(pattern: str, step: int) -> bool:
+    found = glob.glob(pattern)
+    return any(torch.load(path, weights_only=True)["global_step"] >= step for path in found)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line))), flush=True)

@@ -1,0 +1,69 @@
+"""Procedural scenes as a benchmark: exact ground truth for objects, parts and sub-parts, without any download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.errors import UserError
+from unsam_lightning.scenes import FIRST_TEST_SEED, Scene, make_scene
+
+
+class ScenesDataset:
+    """An `EvalDataset` of the scenes with seeds `first_seed`, `first_seed + 1`, ...
+
+    Training takes seeds below 1,000,000, so with the default no test scene is a training scene.
+
+    Args:
+        num_images: Number of scenes, 0 or more.
+        size: Side of the square scenes in pixels, in [32, 2048].
+        first_seed: Seed of the first scene.
+
+    Raises:
+        UserError: If the number or the seed is negative, or (when a scene is made) the size is out of range.
+    """
+
+    def __init__(self, num_images: int, size: int = 256, first_seed: int = FIRST_TEST_SEED) -> None:
+        for what, value in (("num_images", num_images), ("first_seed", first_seed)):
+            if value < 0:
+                raise UserError(expected=f"{what} of 0 or more", found=str(value), remedy=f"give a larger {what}")
+        self.name = f"scenes{size}"
+        self._num_images, self._size, self._first_seed = num_images, size, first_seed
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return self._num_images
+
+    def __getitem__(self, index: int) -> EvalSample:
+        """Return one scene; its masks have ids such as "object3", "object3/part1", "object3/part1/part0"."""
+        if not 0 <= index < self._num_images:
+            raise IndexError(f"scene {index} of {self._num_images}")
+        scene = self.scene(index)
+        return EvalSample(
+            key=f"scene{self._first_seed + index:07d}",
+            image=scene.image,
+            masks=scene.masks.astype(np.int8),
+            ids=mask_ids(scene.parent),
+        )
+
+    def __iter__(self) -> Iterator[EvalSample]:
+        """Go through the scenes in order."""
+        return (self[index] for index in range(self._num_images))
+
+    def scene(self, index: int) -> Scene:
+        """Return the scene itself, with parents, levels and granularities."""
+        return make_scene(self._first_seed + index, self._size)
+
+
+def mask_ids(parent: npt.NDArray[np.int32]) -> list[str]:
+    """Return a name for each mask of a forest in pre-order: its place among its siblings after its parent's name."""
+    ids: list[str] = []
+    num_children: dict[int, int] = {}
+    for above in parent.tolist():
+        place = num_children.get(above, 0)
+        num_children[above] = place + 1
+        ids.append(f"object{place}" if above < 0 else f"{ids[above]}/part{place}")
+    return ids
