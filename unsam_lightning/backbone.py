@@ -126,7 +126,7 @@ def build_sam(architecture: str | Path) -> SAM2Base:
     except InstantiationException as error:
         raise UserError(
             expected=f"arguments that SAM-2's classes take in {path}",
-            found=first_line(error),
+            found=" ".join(str(error).split())[:300],
             remedy="compare it with the yaml files of the sam2 package",
         ) from error
     assert isinstance(sam, SAM2Base)

@@ -184,7 +184,8 @@ class UnSAM(nn.Module):
 
         Raises:
             UserError: A granularity outside [0.1, 1] (checked on the CPU only: a look at GPU memory would stall it),
-                or together with `multimask`; without `image_index`, as many prompts as images, or one image.
+                or together with `multimask`; points without labels or the reverse; several images, another number of
+                prompts and no `image_index`.
         """
         if granularity is not None and multimask:
             raise UserError(
@@ -196,8 +197,14 @@ class UnSAM(nn.Module):
         sparse, dense = self.sam.sam_prompt_encoder(points=points, boxes=None, masks=masks)
         count = len(sparse)
         if image_index is None:
-            image_index = torch.arange(count, device=self.device) if len(embedding.image) > 1 else None
-        here = embedding.select(image_index if image_index is not None else torch.zeros(count, dtype=torch.long))
+            if len(embedding.image) not in (1, count):
+                raise UserError(
+                    expected=f"one prompt for each of {len(embedding.image)} images",
+                    found=f"{count} prompts",
+                    remedy="say by image_index which image each prompt belongs to",
+                )
+            image_index = torch.arange(count, device=self.device)
+        here = embedding.select(image_index)
         image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
         if granularity is None:
             out = self.sam.sam_mask_decoder(
@@ -235,6 +242,12 @@ class UnSAM(nn.Module):
 
 def _points(points_xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Return points and labels with boxes as two more points (labels 2 and 3), as SAM2ImagePredictor does."""
+    if (points_xy is None) != (labels is None):
+        raise UserError(
+            expected="points with a label each, or neither",
+            found="points without labels" if labels is None else "labels without points",
+            remedy="give labels of 1 (inside) or 0 (outside), (P, K) for points (P, K, 2)",
+        )
     if boxes is None:
         return None if points_xy is None or labels is None else (points_xy, labels)
     corners = boxes.reshape(-1, 2, 2).float()

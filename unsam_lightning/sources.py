@@ -13,11 +13,14 @@ Next in the tour: `views.py`.
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from PIL import Image
@@ -31,6 +34,8 @@ from unsam_lightning.shards import ShardWriter
 SOURCE_FORMAT = "unsam_lightning/source/1"
 
 _READERS = ("images", "scenes", "bsds500", "mask_folder")
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +63,9 @@ def read_source(path: Path) -> Source:
     """Return a source file's content.
 
     Raises:
-        UserError: Missing file, not yaml, another format, unknown reader or missing fields.
+        UserError: Missing file, not yaml, another format, unknown reader, missing or malformed fields.
     """
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise UserError(expected=f"a source file at {path}", found=str(reason), remedy="check the path") from None
+    content = _read_yaml(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != SOURCE_FORMAT:
         raise UserError(
@@ -77,11 +78,37 @@ def read_source(path: Path) -> Source:
     problems += [f"no key {key}" for key in ("name", "reader") if key not in content]
     if content.get("reader") not in _READERS:
         problems.append(f"reader {content.get('reader')!r}, not one of {', '.join(_READERS)}")
+    if not re.fullmatch(r"[\w-]+", str(content.get("name", "none"))):  # it names files and folders
+        problems.append(f"name {content['name']!r}, not of letters, digits, _ and - only")
+    if not isinstance(content.get("options", {}), dict):
+        problems.append(f"options {content['options']!r}, not a mapping")
     if problems:
         raise UserError(expected=f"a complete source file at {path}", found="; ".join(problems), remedy="correct it")
-    root = (path.parent / content["root"]).resolve() if "root" in content else None
+    root = (path.parent / str(content["root"])).resolve() if "root" in content else None
     rest = {key: content[key] for key in ("options", "licence", "source") if key in content}
-    return Source(name=content["name"], reader=content["reader"], root=root, **rest)
+    return Source(name=str(content["name"]), reader=content["reader"], root=root, **rest)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(expected=f"a yaml file at {path}", found=str(reason), remedy="check the path") from None
+
+
+def _with_options(make: Callable[..., _Made], source: Source, path: Path, *args: Any, **named: Any) -> _Made:
+    """Return what `make` makes with a source's options; an option that it does not take is a `UserError`."""
+    signature = inspect.signature(make)
+    try:
+        signature.bind(*args, **named, **source.options)
+    except TypeError as error:
+        raise UserError(
+            expected=f"options that reader {source.reader} takes in {path}",
+            found=str(error),
+            remedy=f"it takes {', '.join(signature.parameters)}",
+        ) from None
+    return make(*args, **named, **source.options)
 
 
 def image_manifest(images: str, cache_dir: Path) -> Manifest:
@@ -103,17 +130,16 @@ def image_manifest(images: str, cache_dir: Path) -> Manifest:
             found=f"{images}: no such file or folder",
             remedy="check the path; `python -m unsam_lightning shards` packs a folder",
         )
-    content = yaml.safe_load(path.read_bytes())
+    content = _read_yaml(path)
     if isinstance(content, dict) and content.get("format") in FORMATS.values():
         return read_manifest(path, "images")
     source = read_source(path)
     out_dir = cache_dir / source.name
     if source.reader == "images" and source.root is not None:
-        return pack_images(
-            source.root, out_dir, name=source.name, licence=source.licence, source=source.source, **source.options
-        )
+        about = {"name": source.name, "licence": source.licence, "source": source.source}
+        return _with_options(pack_images, source, path, source.root, out_dir, **about)
     if source.reader == "scenes":
-        return pack_scenes(out_dir, source.name, **source.options)
+        return _with_options(pack_scenes, source, path, out_dir, source.name)
     raise UserError(
         expected="a source of training images (reader images or scenes)",
         found=f"reader {source.reader} in {path}",
@@ -182,7 +208,7 @@ def eval_dataset(path: str) -> EvalDataset:
     if source.reader == "scenes":
         from unsam_lightning.benchmarks.readers.scenes import ScenesDataset
 
-        return ScenesDataset(**source.options)
+        return _with_options(ScenesDataset, source, Path(path))
     if source.root is None or source.reader == "images":
         raise UserError(
             expected=f"a benchmark with ground truth in {path}",
@@ -192,8 +218,10 @@ def eval_dataset(path: str) -> EvalDataset:
     if source.reader == "bsds500":
         from unsam_lightning.benchmarks.readers.bsds import BSDS500
 
-        return BSDS500(source.root, **source.options)
+        return _with_options(BSDS500, source, Path(path), source.root)
     from unsam_lightning.benchmarks.readers.mask_folder import MaskFolder
 
-    folders = {key: source.root / source.options[key] for key in ("images", "masks")}
-    return MaskFolder(**folders, name=source.name)
+    options = {
+        key: source.root / str(value) if key in ("images", "masks") else value for key, value in source.options.items()
+    }
+    return _with_options(MaskFolder, replace(source, options=options), Path(path), name=source.name)

@@ -41,8 +41,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         problems = [f"fixed granularity {g:g}, not one of {SWEEP}" for g in self.fixed if g not in SWEEP]
         problems += [f"target {self.target:g}, below {max(THRESHOLDS)}"] if self.target < max(THRESHOLDS) else []
-        problems += [f"{name} {getattr(self, name)}" for name in ("max_clicks", "prompts_per_pass") if getattr(self, name) < 1]
-        problems += [f"points_per_side {self.points_per_side}"] if self.points_per_side < 0 else []
+        lowest = {"max_clicks": 1, "prompts_per_pass": 1, "points_per_side": 0}
+        problems += [f"{name} {getattr(self, name)}" for name, low in lowest.items() if getattr(self, name) < low]
         if problems:
             raise UserError(
                 expected="an evaluation that the tables can be made of",

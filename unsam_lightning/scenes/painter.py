@@ -169,17 +169,18 @@ class Canvas:
         points = np.concatenate(polygons)
         foot = np.array([points[:, 0].mean(), points[:, 1].max()])
         move = foot - look.shadow_fall @ foot + look.shadow_shift * (self.px_per_unit * (1 << _SHIFT))
-        fallen = [polygon @ look.shadow_fall.T + move for polygon in polygons]
+        fallen = points @ look.shadow_fall.T + move
         blur = max(look.shadow_blur * self.px_per_unit, 1.0)
-        box = self._window([np.round(polygon).astype(np.int32) for polygon in fallen], margin=int(2 * blur))
+        box = self._window([np.round(fallen).astype(np.int32)], margin=int(2 * blur))
         if box is None:
             return
         x0, y0, x1, y1 = box
         shrink = max(1.0, max(x1 - x0, y1 - y0) / 64)
         small = np.zeros((max(int((y1 - y0) / shrink), 1), max(int((x1 - x0) / shrink), 1)), np.uint8)
-        corner = np.array([x0, y0]) * (1 << _SHIFT)
-        for polygon in fallen:  # one by one: together, the even-odd rule would cut holes where parts overlap
-            cv2.fillPoly(small, [np.round((polygon - corner) / shrink).astype(np.int32)], 255, cv2.LINE_8, _SHIFT)
+        thumb = np.round((fallen - np.array([x0, y0]) * (1 << _SHIFT)) / shrink).astype(np.int32)
+        # One by one: together, the even-odd rule would cut holes where parts overlap.
+        for first, stop in pairwise(accumulate(map(len, polygons), initial=0)):
+            cv2.fillPoly(small, [thumb[first:stop]], 255, cv2.LINE_8, _SHIFT)
         side = 2 * int(blur / shrink) + 1
         soft = cv2.blur(cv2.blur(small, (side, side), borderType=cv2.BORDER_CONSTANT), (side, side))
         dark = cv2.resize(soft, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR) * np.float32(-look.shadow / 255)

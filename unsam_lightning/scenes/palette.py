@@ -193,7 +193,7 @@ class Palette:
     def object_colour(self, behind: LogColour) -> LogColour:
         """Return a colour for an object in front of `behind`: one of the scene's few, a new one, or a camouflage."""
         choice = self._rng.random()
-        if choice < 0.2:
+        if choice < 0.12:
             return behind + self._rng.standard_normal(3) * 0.1 + self._rng.normal(0, 0.3)
         if choice < 0.55:
             anchor = _pick(self._rng, self._anchors)
@@ -236,11 +236,11 @@ class Palette:
         rng = self._rng
         choice = rng.random()
         if choice < 0.45:
-            # Never quite the same tone: a part that nobody can see is a wrong label.
-            tone = (0.15 + abs(rng.normal(0, 0.35))) * (1 if rng.random() < 0.5 else -1) + (
-                rng.standard_normal(2) * (0.08, 0.05)
-            ) @ _OPPONENT[1:]
-            return replace(material, colour=material.colour + tone)
+            # Never quite the same tone, and less so on a rough texture: a part that nobody can see is a wrong label.
+            least = 0.15 + 0.5 * float(material.axes[:, 0].mean())
+            tone = (least + abs(rng.normal(0, 0.35))) * (1 if rng.random() < 0.5 else -1)
+            tint = (rng.standard_normal(2) * (0.08, 0.05)) @ _OPPONENT[1:]
+            return replace(material, colour=material.colour + tone + tint)
         colour = self.object_colour(material.colour)
         return replace(material, colour=colour) if choice < 0.65 else self.thing(colour, textures)
 

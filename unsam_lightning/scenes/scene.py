@@ -127,7 +127,7 @@ def _places(
 ) -> list[tuple[float, float, float]]:
     """Return centre and radius in pixels of each thing, back to front."""
     side = min((height * width) ** 0.5, 1.6 * min(height, width))
-    number = int(rng.integers(1, 3)) if rng.random() < 0.15 else int(rng.integers(3, 9))
+    number = int(rng.integers(1, 3)) if rng.random() < 0.15 else int(rng.integers(3, 8))
     radii = np.exp(rng.uniform(np.log(0.06), np.log(0.3), number)) * side
     if rng.random() < 0.6:
         radii[0] = rng.uniform(0.28, 0.55) * side  # the subject of the picture
@@ -199,17 +199,18 @@ def _paint_thing(
     matrix = np.array([[c, -s], [s, c]]) @ skew * radius
     reach = rng.uniform(0.02, 0.2) * radius / canvas.px_per_unit
     relief = abs(rng.normal(0, 0.6)) if rng.random() < 0.8 else 0.0
+    part_relief = relief * rng.uniform(0.3, 1.0) if rng.random() < 0.45 else 0.0
     on_ground = stands and rng.random() < 0.8
     fall = np.array([[1.0, rng.normal(0, 0.8)], [0.0, rng.uniform(0.05, 0.35)]]) if on_ground else np.eye(2)
     look = Look(
         light=light,
         relief=relief,
-        part_relief=relief * rng.uniform(0.3, 1.0) if rng.random() < 0.45 else 0.0,
+        part_relief=part_relief,
         shadow=shadow,
         shadow_fall=fall,
         shadow_shift=np.zeros(2) if on_ground else -light * reach,
         shadow_blur=reach * rng.uniform(0.3, 1.2),
-        # The seam keeps parts of one material apart: every mask must be there to be seen.
-        seam=rng.uniform(0.12, 0.6),
+        # Parts of one material must be told apart by their relief or by a seam: every mask must be there to be seen.
+        seam=rng.uniform(0.12, 0.6) if part_relief < 0.1 or rng.random() < 0.4 else 0.0,
     )
     canvas.paint(parts, place=matrix, offset=np.array([x, y]), materials=materials, look=look)

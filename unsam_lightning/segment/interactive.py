@@ -39,7 +39,8 @@ class Predictor:
             )
         self.model = model
         self.height, self.width = image.shape[:2]
-        self.embedding = model.encode(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(model.device))
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        self.embedding = model.encode(pixels.to(model.device))
 
     @torch.no_grad()
     def predict(
