@@ -120,7 +120,7 @@ class Panels(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Draw the state at a validation of `fit`."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn == "fit":
             self._draw(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

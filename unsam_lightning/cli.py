@@ -6,6 +6,8 @@ Next in the tour: `__main__.py`.
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from unsam_lightning.backbone import load_base
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
 from unsam_lightning.callbacks import Guard, Panels, Progress
+from unsam_lightning.checkpoint import read_adapter
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import Manifest, write_text_aside
@@ -71,7 +74,7 @@ class _SaveConfig(SaveConfigCallback):
     """Writes the full config into the run folder and into W&B."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config)
         run_dir = Path(trainer.default_root_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text_aside(run_dir / "config.yaml", text)
@@ -95,15 +98,19 @@ class UnSAMCLI(LightningCLI):
         known = LightningCLI.subcommands()
         return {name: known[name] for name in ("fit", "validate", "test")} | {"label": {"model", "datamodule"}}
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; then resolve `--ckpt_path last` and look at the checkpoint before anything is built."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = str(last_checkpoint(_root(config)))
+        if config.get("ckpt_path"):
+            read_adapter(Path(config.ckpt_path))
+
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder; resolve `--ckpt_path last`."""
+        """Choose the run folder: a resumed run goes on in its own."""
         config = self.config[self.subcommand]
-        root = Path(config.trainer.default_root_dir or "runs")
-        wanted = config.get("ckpt_path")
-        if wanted == "last":
-            config.ckpt_path = str(last_checkpoint(root))
-        elif wanted and not Path(wanted).is_file():
-            raise UserError(expected="a checkpoint file", found=f"no file {wanted}", remedy="check --ckpt_path")
+        root = _root(config)
         if self.subcommand == "fit" and config.get("ckpt_path"):
             found = Path(config.ckpt_path).resolve()
             self.run_dir = remember(found.parent.parent if found.parent.name == "checkpoints" else found.parent)
@@ -132,7 +139,9 @@ class UnSAMCLI(LightningCLI):
             loggers = self._loggers(config.wandb)
         if isinstance(options.get("callbacks"), list):
             own += options["callbacks"]
-        options |= {"callbacks": own, "logger": loggers, "use_distributed_sampler": False}
+        options |= {"callbacks": own, "logger": loggers, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
+        if config.data.val_images == 0 and self.subcommand == "fit":
+            options["limit_val_batches"] = 0
         if self.subcommand != "label":
             own.append(
                 _SaveConfig(
@@ -145,6 +154,8 @@ class UnSAMCLI(LightningCLI):
         loggers: list[Any] = [CSVLogger(self.run_dir, name="csv")]
         if options.mode != "disabled":
             self.run_dir.mkdir(parents=True, exist_ok=True)
+            if options.mode == "offline":
+                os.environ.setdefault("WANDB_SILENT", "true")  # its advice on uploading would bury our table
             loggers.append(
                 WandbLogger(
                     save_dir=self.run_dir,
@@ -183,6 +194,10 @@ class UnSAMCLI(LightningCLI):
             print(f"run folder: {self.run_dir}")
 
 
+def _root(config: Any) -> Path:
+    return Path(config.trainer.default_root_dir or "runs")
+
+
 def main(args: list[str]) -> None:
     """Run one of the Lightning commands.
 
@@ -194,9 +209,15 @@ def main(args: list[str]) -> None:
     # One machine with few cores is a supported case, and so is a benchmark on one process.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    # Lightning 2.6 calls a jsonargparse function that will go in jsonargparse 5; our bound is below 5.
-    warnings.filterwarnings("ignore", module="lightning.pytorch.cli", message="(?s).*jsonargparse.*")
-    warnings.filterwarnings("ignore", module="lightning.pytorch.cli", message="(?s).*add_instantiator.*")
+    # Our label batches are shared out among the workers, see ShardImages.
+    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+    # The frozen SAM-2 stays in eval mode on purpose.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.12
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "Tip:" not in line.msg)
+    # Lightning 2.6 calls jsonargparse functions that will go in jsonargparse 5; our bound is below 5.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message=".*predict returned None.*")  # the labeler writes its results itself
     try:
         UnSAMCLI(
             UnSAMModule,

@@ -14,7 +14,6 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from unsam_lightning.batch import Batch, collate
 from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
-from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import check_files, read_manifest
 from unsam_lightning.pairs import BatchSampler, PairDataset
@@ -133,9 +132,9 @@ class UnSAMData(LightningDataModule):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    def val_dataloader(self) -> DataLoader[BenchmarkItem] | list[Any]:
+    def val_dataloader(self) -> DataLoader[BenchmarkItem]:
         """Return the images for the validations of `fit` and for `validate`."""
-        return self._benchmark_loader(self.val_images) if self.val_images else []
+        return self._benchmark_loader(self.val_images)
 
     def test_dataloader(self) -> DataLoader[BenchmarkItem]:
         """Return the images for `test`."""
@@ -143,7 +142,7 @@ class UnSAMData(LightningDataModule):
 
     def _benchmark_loader(self, limit: int | None) -> DataLoader[BenchmarkItem]:
         assert self.trainer is not None
-        datasets = [EvalSubset(eval_dataset(path), limit, self.masks_per_benchmark_image) for path in self.benchmarks]
+        datasets = [eval_dataset(path, limit, self.masks_per_benchmark_image) for path in self.benchmarks]
         items: ConcatDataset[BenchmarkItem] = ConcatDataset([BenchmarkImages(dataset) for dataset in datasets])
         # Strided by rank, without the padding that a DistributedSampler repeats images for.
         mine = Subset(items, list(range(self.trainer.global_rank, len(items), self.trainer.world_size)))

@@ -115,7 +115,7 @@ class UnSAMModule(LightningModule):
         if not hasattr(self, "model"):
             self.model = UnSAM.from_pretrained(
                 self.backbone, self.backbone_config, adapter=self.adapter, seed=self.seed
-            )
+            ).train()
 
     def training_step(self, pair: ViewPair, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its terms."""

@@ -26,6 +26,7 @@ import yaml
 from PIL import Image
 
 from unsam_lightning.benchmarks.sample import EvalDataset
+from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import FORMATS, Manifest, ShardInfo, read_manifest, write_manifest
 from unsam_lightning.pack import pack_images
@@ -198,13 +199,22 @@ def pack_scenes(
     return manifest
 
 
-def eval_dataset(path: str) -> EvalDataset:
-    """Return the benchmark data set of a source file.
+def eval_dataset(path: str, max_images: int | None = None, max_masks: int | None = None) -> EvalSubset:
+    """Return the benchmark data set of a source file, under the file's name.
+
+    Args:
+        path: The source file.
+        max_images: See `EvalSubset`.
+        max_masks: See `EvalSubset`.
 
     Raises:
         UserError: See `read_source` and the readers.
     """
     source = read_source(Path(path))
+    return EvalSubset(_open_reader(source, path), max_images, max_masks, name=source.name)
+
+
+def _open_reader(source: Source, path: str) -> EvalDataset:
     if source.reader == "scenes":
         from unsam_lightning.benchmarks.readers.scenes import ScenesDataset
 

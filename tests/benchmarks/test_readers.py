@@ -78,28 +78,6 @@ def test_bsds_smallest_area_is_included(bsds):
     assert (empty.ids, empty.masks.shape) == ([], (0, H, W))
 
 
-def test_bsds_draw_depends_on_seed_and_key_only(bsds):
-    whole = BSDS500(bsds)[0]
-    drawn = {seed: BSDS500(bsds, max_masks_per_image=3, seed=seed)[0] for seed in range(8)}
-    assert_same(drawn[0], BSDS500(bsds, max_masks_per_image=3, seed=0, limit=1)[0])
-    assert len({tuple(sample.ids) for sample in drawn.values()}) > 1
-    for sample in drawn.values():
-        kept = [index for index, name in enumerate(whole.ids) if name in sample.ids]
-        assert len(kept) == 3
-        assert sample.ids == [whole.ids[index] for index in kept]
-        np.testing.assert_array_equal(sample.masks, whole.masks[kept])
-    assert set(BSDS500(bsds, max_masks_per_image=2, seed=5)[0].ids) < set(drawn[5].ids)
-    # A fixed value: the draw is the same on every machine and with every numpy.
-    assert BSDS500(bsds, max_masks_per_image=2, seed=0)[0].ids == ["annotator0/segment2", "annotator1/segment1"]
-
-
-def test_bsds_limit_takes_the_first(bsds):
-    dataset = BSDS500(bsds, limit=1)
-    assert (len(dataset), [sample.key for sample in dataset]) == (1, ["a"])
-    with pytest.raises(IndexError):
-        dataset[1]
-
-
 def test_bsds_missing_folders_are_named(bsds, tmp_path):
     with pytest.raises(UserError, match="the splits val"):
         BSDS500(bsds, split="test")
@@ -136,12 +114,6 @@ def test_bsds_sizes_that_differ_are_named(bsds):
     write_mat(bsds / "val/groundTruth/b.mat", stripes(24), stripes(10), stripes(24, width=7))
     with pytest.raises(UserError, match=r"\(10, 30\) of annotator1, \(24, 7\) of annotator2"):
         BSDS500(bsds)[1]
-
-
-@pytest.mark.parametrize("option", ["limit", "max_masks_per_image"])
-def test_bsds_limits_are_positive(bsds, option):
-    with pytest.raises(UserError, match=f"{option} of at least 1"):
-        BSDS500(bsds, **{option: 0})
 
 
 def test_bsds_real_images(shared):
@@ -318,13 +290,13 @@ def test_images_are_turned_upright(folder):
         read(folder)
 
 
-def test_names_limits_and_order(folder):
+def test_names_and_order(folder):
     for key in ("c", "b"):
         photo(folder / f"images/{key}.png")
     for key in ("a", "b", "c"):
         save(folder / f"masks/{key}.png", rows(1))
-    dataset = MaskFolder(folder / "images", folder / "masks", limit=2)
-    assert (dataset.name, len(dataset), [sample.key for sample in dataset]) == ("set", 2, ["a", "b"])
+    dataset = MaskFolder(folder / "images", folder / "masks")
+    assert (dataset.name, len(dataset), [sample.key for sample in dataset]) == ("set", 3, ["a", "b", "c"])
     assert MaskFolder(folder / "images", folder / "masks", name="mine").name == "mine"
     assert_same(dataset[1], dataset[1])
 

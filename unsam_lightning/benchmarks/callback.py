@@ -55,11 +55,8 @@ class BenchmarkCallback(Callback):
         self.results.append(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Report the validation; the dry run before training is dropped."""
-        if trainer.sanity_checking:
-            self.results = []
-        else:
-            self._report(trainer, module, "validate")
+        """Report the validation."""
+        self._report(trainer, module, "validate")
 
     def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Report the test."""

@@ -1,39 +1,41 @@
-"""A smaller benchmark, chosen without a random number generator's state: the same masks on every machine and rank."""
+"""A smaller benchmark: the same images and masks on every machine and rank. Next in the tour: `interactive.py`."""
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
 
 
-@dataclass(slots=True)
 class EvalSubset:
     """At most some images of a data set, and at most some masks of each.
 
     Args:
         dataset: The whole one.
         max_images: At most this many, evenly spread over the data set's order; None for all.
-        max_masks: At most this many masks of each image, drawn by (seed, the image's key); None for all.
+        max_masks: At most this many masks of each image; None for all. The draw depends on the seed and the names of
+            image and mask only, and a smaller number gives a part of a larger one's draw.
         seed: Of that draw.
+        name: In tables; the data set's own by default.
     """
 
-    dataset: EvalDataset
-    max_images: int | None = None
-    max_masks: int | None = None
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Name of the data set."""
-        return self.dataset.name
+    def __init__(
+        self,
+        dataset: EvalDataset,
+        max_images: int | None = None,
+        max_masks: int | None = None,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        self.dataset, self.max_masks, self.seed = dataset, max_masks, seed
+        self.name = name or dataset.name
+        self._length = len(dataset) if max_images is None else min(len(dataset), max_images)
 
     def __len__(self) -> int:
-        return min(len(self.dataset), self.max_images if self.max_images is not None else len(self.dataset))
+        return self._length
 
     def __getitem__(self, index: int) -> EvalSample:
         if not 0 <= index < len(self):
@@ -41,8 +43,12 @@ class EvalSubset:
         sample = self.dataset[index * len(self.dataset) // len(self)]
         if self.max_masks is None or len(sample.masks) <= self.max_masks:
             return sample
-        rng = np.random.default_rng((self.seed, zlib.crc32(sample.key.encode())))
-        chosen = np.sort(rng.permutation(len(sample.masks))[: self.max_masks])
+
+        # Ranked by a hash instead of drawn by a generator: numpy does not promise the same stream in every version.
+        def rank(n: int) -> bytes:
+            return hashlib.sha256(f"{self.seed}/{sample.key}/{sample.ids[n]}".encode()).digest()
+
+        chosen = np.sort(sorted(range(len(sample.masks)), key=rank)[: self.max_masks])
         ids = [sample.ids[n] for n in chosen]
         return EvalSample(key=sample.key, image=sample.image, masks=sample.masks[chosen], ids=ids)
 

@@ -6,7 +6,6 @@ hierarchy of nested masks: real ground truth for granularity.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from unsam_lightning.benchmarks.readers.image_file import broken_file, check_limit, files_by_stem, read_rgb
+from unsam_lightning.benchmarks.readers.image_file import broken_file, files_by_stem, read_rgb
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import UserError
 
@@ -31,10 +30,6 @@ class BSDS500:
             with the two upper levels exchanged.
         split: "train", "val" or "test".
         min_area_px: Smaller segments are left out.
-        max_masks_per_image: At most so many masks of an image, drawn by `seed`; None for all. The draw depends on the
-            seed and the image's name only, and a smaller number gives a part of a larger one's draw.
-        seed: Seed of that draw.
-        limit: Only the first so many images; None for all.
 
     Attributes:
         name: "bsds500_<split>".
@@ -51,12 +46,7 @@ class BSDS500:
         root: str | Path,
         split: str = "val",
         min_area_px: int = 100,
-        max_masks_per_image: int | None = None,
-        seed: int = 0,
-        limit: int | None = None,
     ) -> None:
-        check_limit(limit)
-        check_limit(max_masks_per_image, "max_masks_per_image")
         folder = Path(root) / split
         if not folder.is_dir():
             _raise_no_split(Path(root), split)
@@ -71,10 +61,8 @@ class BSDS500:
                 remedy="complete the download, or remove what has no counterpart",
             )
         self.name = f"bsds500_{split}"
-        self._files = [(images[key], annotations[key]) for key in images][:limit]
+        self._files = [(images[key], annotations[key]) for key in images]
         self._min_area_px = min_area_px
-        self._max_masks = max_masks_per_image
-        self._seed = seed
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -103,27 +91,11 @@ class BSDS500:
             for k, labels in enumerate(label_maps)
             for label in np.flatnonzero(np.bincount(labels.ravel()) >= max(1, self._min_area_px))
         ]
-        segments = self._draw(segments, image_file.stem)
         masks = np.zeros((len(segments), *image.shape[:2]), dtype=np.int8)
         for mask, (k, label) in zip(masks, segments, strict=True):
             np.equal(label_maps[k], label, out=mask.view(np.bool_))
-        ids = [_mask_id(*segment) for segment in segments]
+        ids = [f"annotator{k}/segment{label}" for k, label in segments]
         return EvalSample(key=image_file.stem, image=image, masks=masks, ids=ids)
-
-    def _draw(self, segments: list[tuple[int, int]], key: str) -> list[tuple[int, int]]:
-        """Return the segments of the seeded draw, in their old order."""
-        if self._max_masks is None or len(segments) <= self._max_masks:
-            return segments
-
-        # Ranked by a hash instead of drawn by a generator: numpy does not promise the same stream in every version.
-        def rank(segment: tuple[int, int]) -> bytes:
-            return hashlib.sha256(f"{self._seed}/{key}/{_mask_id(*segment)}".encode()).digest()
-
-        return sorted(sorted(segments, key=rank)[: self._max_masks])
-
-
-def _mask_id(annotator: int, label: int) -> str:
-    return f"annotator{annotator}/segment{label}"
 
 
 def _read_label_maps(path: Path) -> list[npt.NDArray[np.uint16]]:

@@ -85,9 +85,3 @@ def broken_file(path: Path, error: Exception) -> UserError:
         found=f"{type(error).__name__}: {error}",
         remedy="copy or download it again",
     )
-
-
-def check_limit(limit: int | None, what: str = "limit") -> None:
-    """Raise `UserError` unless the limit is None or positive."""
-    if limit is not None and limit < 1:
-        raise UserError(expected=f"{what} of at least 1, or none", found=str(limit), remedy="leave it out for all")

@@ -11,7 +11,6 @@ from PIL import ImageOps
 
 from unsam_lightning.benchmarks.readers.image_file import (
     broken_file,
-    check_limit,
     files_by_stem,
     open_image,
     read_rgb,
@@ -47,7 +46,6 @@ class MaskFolder:
         masks: Folder of masks.
         name: Name of the data set in tables; by default that of the folder that holds `images`.
         ignore_value: See above, e.g. 255 for VOC and DAVIS, 220 for grey VOC maps; -1 if no value is ignored.
-        limit: Only the first so many images; None for all.
 
     Attributes:
         name: Name of the data set.
@@ -64,13 +62,11 @@ class MaskFolder:
         masks: str | Path,
         name: str | None = None,
         ignore_value: int | None = None,
-        limit: int | None = None,
     ) -> None:
-        check_limit(limit)
         image_files = files_by_stem(Path(images))
         sources = _mask_sources(Path(masks))
         self.name = name or Path(images).resolve().parent.name
-        self._files = [(image_files[key], sources[key]) for key in image_files if key in sources][:limit]
+        self._files = [(image_files[key], sources[key]) for key in image_files if key in sources]
         self._ignore_value = ignore_value
         problems = [f"image {image_files[key].name} has no mask" for key in image_files if key not in sources]
         problems += [f"mask {sources[key].name} has no image" for key in sources if key not in image_files]

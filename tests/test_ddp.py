@@ -1,0 +1,58 @@
+"""Two processes measure what one measures, to the last digit, and two train together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unsam_lightning.__main__ import main
+
+
+def table(root: Path) -> Any:
+    return json.loads(next(root.glob("*/benchmark_test_*.json")).read_text())["rows"]
+
+
+def test_two_processes_measure_what_one_measures(tiny_run: Path, tmp_path: Path, command: Any) -> None:
+    # Three images over two ranks: uneven on purpose.
+    for ranks in (1, 2):
+        args = ["test", "--config", tiny_run, "--trainer.default_root_dir", tmp_path / f"runs{ranks}"]
+        args += ["--trainer.devices", ranks, "--trainer.strategy", "ddp" if ranks > 1 else "auto"]
+        codes, log = command(*args, log=tmp_path / f"test{ranks}.log", ranks=ranks)
+        assert codes == [0] * ranks, log[-3000:]
+    assert table(tmp_path / "runs1")
+    assert table(tmp_path / "runs1") == table(tmp_path / "runs2")
+
+
+def test_lightning_starts_the_second_process_itself(tiny_run: Path, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_steps", "2"]
+    env = {key: value for key, value in os.environ.items() if key != "UNSAM_RUN_DIR"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "unsam_lightning", "fit", "--config", str(tiny_run), *more],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "run folder: " in done.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert table(tmp_path / "runs")
+
+
+def test_uneven_batch_is_refused(tiny_run: Path, tmp_path: Path, command: Any) -> None:
+    args = ["fit", "--config", tiny_run, "--data.batch_size", 3, "--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    codes, log = command(*args, log=tmp_path / "fit.log", ranks=2)
+    assert codes == [2, 2]
+    assert "that 2 processes can share evenly; found --data.batch_size 3" in log
+
+
+def test_bad_batch_size_on_one_process(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(tiny_run), "--data.batch_size", "100", "--data.num_workers", "0"]) == 2
+    assert "expected at least one batch of 100 images; found 12 images" in capsys.readouterr().err

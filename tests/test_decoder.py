@@ -1,0 +1,149 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from unsam_lightning.backbone import build_sam
+from unsam_lightning.decoder import AdapterConfig, GranularityDecoder, GranularityEncoder, LoRALinear
+from unsam_lightning.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def small() -> torch.nn.Module:
+    """SAM-2.1 small with random weights."""
+    torch.manual_seed(0)
+    return build_sam("small").requires_grad_(False)
+
+
+def adapter_of(sam: torch.nn.Module, config: AdapterConfig) -> GranularityDecoder:
+    return GranularityDecoder(config, sam.sam_mask_decoder, sam.sam_prompt_encoder.not_a_point_embed.weight)
+
+
+def num_trained(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def test_official_preset_adds_the_official_number(small: torch.nn.Module) -> None:
+    decoder = adapter_of(small, AdapterConfig.preset("official"))
+    assert num_trained(decoder) == 345_760
+    parts = {
+        "granularity_encoder.mlp": 111_232,
+        "granularity_encoder.type_embedding": 256,
+        "token": 256,
+        "mask_head": 139_808,
+        "transformer": 94_208,
+    }
+    counted = {
+        part: sum(p.numel() for name, p in decoder.named_parameters() if name.startswith(part) and p.requires_grad)
+        for part in parts
+    }
+    assert counted == parts
+    assert sum(isinstance(module, LoRALinear) for module in decoder.modules()) == 28
+
+
+def test_compact_preset_keeps_the_abstracts_promise(small: torch.nn.Module) -> None:
+    decoder = adapter_of(small, AdapterConfig.preset("compact"))
+    assert 0 < num_trained(decoder) <= 9_212
+    # And all of it is used.
+    image = torch.randn(1, 256, 8, 8)
+    high_res = (torch.randn(1, 32, 32, 32), torch.randn(1, 64, 16, 16))
+    prompt = torch.randn(1, 2, 256)
+    out = decoder(small.sam_mask_decoder, image, image, prompt, image, high_res, torch.tensor([0.5]))
+    (out[0].sum() + out[1].sum()).backward()
+    assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
+
+
+def test_unknown_preset_is_named() -> None:
+    with pytest.raises(UserError, match="default, official, compact.*'tiny'"):
+        AdapterConfig.preset("tiny")
+
+
+@pytest.mark.parametrize("name", ["default", "official", "compact"])
+def test_config_survives_plain_values(name: str) -> None:
+    config = AdapterConfig.preset(name)
+    assert AdapterConfig.from_dict(config.to_dict()) == config
+    assert all(isinstance(value, int | float | str | bool | list) for value in config.to_dict().values())
+
+
+def test_features_of_a_granularity_by_hand() -> None:
+    torch.manual_seed(0)
+    encoder = GranularityEncoder(AdapterConfig(fourier_dim=4, hidden_dims=(), fourier_temperature=100.0), 4)
+    with torch.no_grad():
+        encoder.mlp[0].weight.copy_(torch.eye(4))
+        encoder.mlp[0].bias.zero_()
+        encoder.type_embedding.zero_()
+    # Frequencies 100^0 = 1 and 100^(1/2) = 10; sine and cosine in turns.
+    expected = [[f(k * g) for k in (1, 10) for f in (math.sin, math.cos)] for g in (0.1, 0.7)]
+    torch.testing.assert_close(encoder(torch.tensor([0.1, 0.7])), torch.tensor(expected))
+
+
+def test_lora_by_hand() -> None:
+    base = torch.nn.Linear(3, 2).requires_grad_(False)
+    lora = LoRALinear(base, rank=2, alpha=6.0, dropout=0.0)
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(lora(x), base(x))  # starts without an effect
+    with torch.no_grad():
+        lora.lora_b.normal_(generator=torch.Generator().manual_seed(1))
+    expected = base(x) + 3.0 * (lora.lora_b @ (lora.lora_a @ x.T)).T
+    torch.testing.assert_close(lora(x), expected)
+    torch.testing.assert_close(lora.merged()(x), expected)
+    assert not any(p.requires_grad for p in lora.merged().parameters())
+
+
+def test_lora_dropout_acts_in_training_only_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    lora = LoRALinear(torch.nn.Linear(16, 4).requires_grad_(False), rank=2, alpha=2.0, dropout=0.5)
+    with torch.no_grad():
+        lora.lora_b.normal_()
+    x = torch.randn(1, 16)
+    settled = lora.eval()(x)
+    assert torch.equal(settled, lora(x))
+    draws = lora.train()(x.expand(20_000, -1))
+    assert draws.std(0).min() > 1e-3
+    torch.testing.assert_close(draws.mean(0, keepdim=True), settled, atol=0.02, rtol=0.02)
+
+
+def test_transformer_is_shared_number_by_number(small: torch.nn.Module) -> None:
+    decoder = adapter_of(small, AdapterConfig())
+    own = {id(parameter) for parameter in decoder.parameters() if not parameter.requires_grad}
+    assert own == {id(parameter) for parameter in small.sam_mask_decoder.transformer.parameters()}
+    assert not any(isinstance(module, LoRALinear) for module in small.modules())
+
+
+def test_lora_goes_where_the_config_says(small: torch.nn.Module) -> None:
+    def places(**options: object) -> set[str]:
+        decoder = adapter_of(small, AdapterConfig(**options))
+        return {name for name, module in decoder.transformer.named_modules() if isinstance(module, LoRALinear)}
+
+    assert len(places()) == 28
+    assert places(lora_rank=0) == set()
+    assert places(lora_targets=("v_proj",), lora_blocks="final_attn") == {"final_attn_token_to_image.v_proj"}
+
+
+@torch.no_grad()
+def test_warm_start_is_near_sams_own_mask_and_a_cold_one_is_not() -> None:
+    torch.manual_seed(0)
+    sam = build_sam("nano")
+    width = 64
+    image, dense = torch.randn(2, width, 16, 16), torch.randn(2, width, 16, 16)
+    high_res = (torch.randn(2, 8, 64, 64), torch.randn(2, 16, 32, 32))
+    image_pe, sparse = sam.sam_prompt_encoder.get_dense_pe(), torch.randn(2, 2, width)
+    stock = sam.sam_mask_decoder(image, image_pe, sparse, dense, False, False, list(high_res))[0]
+
+    def correlation(config: AdapterConfig) -> float:
+        torch.manual_seed(1)
+        out = adapter_of(sam, config).eval()
+        masks = out(sam.sam_mask_decoder, image, image_pe, sparse, dense, high_res, torch.tensor([0.2, 0.9]))[0]
+        return float(torch.corrcoef(torch.stack((masks.flatten(), stock.flatten())))[0, 1])
+
+    assert correlation(AdapterConfig()) > 0.95
+    assert abs(correlation(AdapterConfig(warm_start=False))) < 0.9
+
+
+def test_deep_copy_is_independent(small: torch.nn.Module) -> None:
+    decoder = adapter_of(small, AdapterConfig.preset("compact"))
+    twin = copy.deepcopy(decoder)
+    with torch.no_grad():
+        twin.token.add_(1)
+    assert not torch.equal(twin.token, decoder.token)

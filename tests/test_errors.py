@@ -1,0 +1,43 @@
+import copy
+import pickle
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from unsam_lightning.errors import UserError, first_line
+
+
+def test_the_three_parts_are_in_the_message() -> None:
+    error = UserError(expected="12 shards", found="11: missing a.tar", remedy="copy it again")
+    assert str(error) == "expected 12 shards; found 11: missing a.tar; copy it again"
+
+
+def test_survives_pickling_and_copying() -> None:
+    error = UserError(expected="a", found="b", remedy="c")
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is UserError
+        assert str(twin) == str(error)
+
+
+class Refusing(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise UserError(expected="UserError: in the text", found=f"sample {index}", remedy="see\nthe second line")
+
+
+def test_comes_out_of_a_dataloader_worker_with_its_message_alone() -> None:
+    with pytest.raises(UserError) as caught:
+        next(iter(DataLoader(Refusing(), num_workers=1)))
+    # The text of a worker's error ends with the message; only what precedes it may be lost.
+    assert str(caught.value).endswith("found sample 0; see\nthe second line")
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("one\ntwo"), "ValueError: one"), (EOFError(), "EOFError: "), (OSError("x" * 300), "OSError: " + "x" * 111)],
+)
+def test_first_line_is_one_short_line_also_of_a_silent_exception(error: Exception, line: str) -> None:
+    assert first_line(error) == line

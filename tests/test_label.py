@@ -1,0 +1,76 @@
+"""The label stage: complete, the same whoever makes it, and never made twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unsam_lightning.manifest import read_manifest, verify_manifest
+from unsam_lightning.pairs import decode_masks
+from unsam_lightning.shards import ShardReader
+
+
+def label_folder(root: Path) -> Path:
+    return next(root.glob("cache/tiny_train/*-labels-*"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_labels_are_forests_of_the_images(tiny_run: Path, tmp_path: Path, command: Any) -> None:
+    codes, log = command("label", "--config", tiny_run, log=tmp_path / "label.log")
+    assert codes == [0], log[-3000:]
+    manifest = verify_manifest(label_folder(tmp_path) / "tiny_train.yaml")
+    images = read_manifest(tmp_path / "cache/tiny_train/tiny_train.yaml", "images")
+    reader, pictures = ShardReader(manifest), ShardReader(images)
+    assert reader.num_samples == pictures.num_samples == 12
+    assert manifest.extra["recipe"]["encoder"]["name"] == "nano"
+    num_masks = 0
+    for index in range(12):
+        record = reader.read(index)
+        assert record["__key__"] == pictures.read(index)["__key__"]
+        label = json.loads(record["json"])
+        entries = label["masks"]
+        masks = decode_masks([entry["rle"] for entry in entries], label["height"], label["width"])
+        num_masks += len(masks)
+        for n, entry in enumerate(entries):
+            assert masks[n].sum() == entry["area"]
+            assert 0.1 <= entry["granularity"] <= 1.0
+            assert entry["stage"] in ("divide", "conquer")
+            parent = entry["parent"]
+            if parent == -1:
+                assert entry["granularity"] == 1.0
+            else:
+                assert entries[parent]["instance"] == entry["instance"]
+                assert not np.any(masks[n] & ~masks[parent])
+    assert num_masks > 12
+
+
+def test_result_does_not_depend_on_processes_or_kills(tiny_run: Path, tmp_path: Path, command: Any) -> None:
+    codes, log = command("label", "--config", tiny_run, log=tmp_path / "one.log")
+    assert codes == [0], log[-3000:]
+    folder = label_folder(tmp_path)
+    expected = digests(folder)
+    assert len(expected) == 4  # three shards and the manifest
+
+    # A killed run leaves finished shards and no manifest; only what is missing is made again.
+    (folder / "tiny_train.yaml").unlink()
+    (folder / "tiny_train-000001.tar").unlink()
+    kept = (folder / "tiny_train-000000.tar").stat().st_mtime_ns
+    codes, log = command("label", "--config", tiny_run, log=tmp_path / "again.log")
+    assert codes == [0], log[-3000:]
+    assert digests(folder) == expected
+    assert (folder / "tiny_train-000000.tar").stat().st_mtime_ns == kept
+
+    # Two processes share out the shards, three of them unevenly.
+    for path in folder.iterdir():
+        path.unlink()
+    more = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    codes, log = command("label", "--config", tiny_run, *more, log=tmp_path / "two.log", ranks=2)
+    assert codes == [0, 0], log[-3000:]
+    assert digests(folder) == expected
