@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
+from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import build_sam
-from unsam_lightning.decoder import AdapterConfig, GranularityDecoder, GranularityEncoder, LoRALinear
+from unsam_lightning.decoder import GranularityDecoder, GranularityEncoder, LoRALinear
 from unsam_lightning.errors import UserError
 
 

@@ -37,7 +37,11 @@ def test_comes_out_of_a_dataloader_worker_with_its_message_alone() -> None:
 
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(ValueError("one\ntwo"), "ValueError: one"), (EOFError(), "EOFError: "), (OSError("x" * 300), "OSError: " + "x" * 111)],
+    [
+        (ValueError("one\ntwo"), "ValueError: one"),
+        (EOFError(), "EOFError: "),
+        (OSError("x" * 300), "OSError: " + "x" * 111),
+    ],
 )
 def test_first_line_is_one_short_line_also_of_a_silent_exception(error: Exception, line: str) -> None:
     assert first_line(error) == line

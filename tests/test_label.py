@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from unsam_lightning.manifest import read_manifest, verify_manifest
+from unsam_lightning.manifest import read_manifest
 from unsam_lightning.pairs import decode_masks
 from unsam_lightning.shards import ShardReader
+from unsam_lightning.verify import verify_manifest
 
 
 def label_folder(root: Path) -> Path:

@@ -56,7 +56,18 @@ def prompts(count: int, clicks: int, frame: int, seed: int = 0) -> dict[str, tor
 
 
 #: Which prompts go together.
-KINDS = [("points_xy", "labels"), ("boxes",), ("masks",), ("points_xy", "labels", "boxes"), ("points_xy", "labels", "masks")]
+KINDS = [
+    ("points_xy", "labels"),
+    ("boxes",),
+    ("masks",),
+    ("points_xy", "labels", "boxes"),
+    ("points_xy", "labels", "masks"),
+]
+
+
+def arguments(wanted: dict[str, torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+    """Arguments of `decode` after the embedding, without a granularity."""
+    return tuple(wanted.get(name) for name in ("points_xy", "labels", "granularity", "boxes", "masks"))
 
 
 def stock_features(sam: Any, normalized: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -78,7 +89,9 @@ def stock_decode(
         corners = wanted["boxes"].reshape(-1, 2, 2)
         kinds = torch.tensor([[2, 3]], dtype=torch.int).repeat(len(corners), 1)
         points = (
-            (torch.cat([corners, points[0]], dim=1), torch.cat([kinds, points[1]], dim=1)) if points else (corners, kinds)
+            (torch.cat([corners, points[0]], dim=1), torch.cat([kinds, points[1]], dim=1))
+            if points
+            else (corners, kinds)
         )
     sparse, dense = sam.sam_prompt_encoder(points=points, boxes=None, masks=wanted.get("masks"))
     return sam.sam_mask_decoder(
@@ -106,8 +119,7 @@ def test_without_a_granularity_it_is_stock_sam(
     image, high_res = stock_features(nano.sam, nano.normalize(images))
     wanted = {name: value for name, value in prompts(5, 3, 256).items() if name in kind}
     stock = stock_decode(nano.sam, image[1:2], [level[1:2] for level in high_res], wanted, multimask)
-    ours = nano.decode(one, wanted.get("points_xy"), wanted.get("labels"), None, wanted.get("boxes"), wanted.get("masks"),
-                       multimask=multimask)  # fmt: skip
+    ours = nano.decode(one, *arguments(wanted), multimask=multimask)
     assert ours.masks.shape == (5, 3 if multimask else 1, 64, 64)
     assert ours.pixels is None
     assert_same_bits(ours, stock)
@@ -117,15 +129,17 @@ def test_without_a_granularity_it_is_stock_sam(
 def test_without_a_granularity_a_real_size_is_stock_sam(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     tiny = UnSAM(Base(sam=build_sam("tiny"), name="tiny", sha256="", is_pretrained=False)).eval()
-    seen = tiny.sam.forward_image(torch.randn(1, 3, 1024, 1024))  # seconds: once for both
-    monkeypatch.setattr(tiny.sam, "forward_image", lambda images: {**seen, "backbone_fpn": list(seen["backbone_fpn"])})
+    # The encoder takes seconds and is stock in any case: random features in the memory layout that it gives.
+    shapes = [(1, 32, 256, 256), (1, 64, 128, 128), (1, 256, 64, 64)]
+    features = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in shapes]
+    seen = {"backbone_fpn": features, "vision_pos_enc": features}
+    monkeypatch.setattr(tiny.sam, "forward_image", lambda images: {key: list(value) for key, value in seen.items()})
     image, high_res = stock_features(tiny.sam, torch.zeros(1, 3, 1024, 1024))
     embedding = tiny.encode(torch.zeros(1, 3, 1024, 1024), normalized=True)
     for kind in KINDS:
         wanted = {name: value for name, value in prompts(2, 2, 1024).items() if name in kind}
         for multimask in (False, True):
-            ours = tiny.decode(embedding, wanted.get("points_xy"), wanted.get("labels"), None, wanted.get("boxes"),
-                               wanted.get("masks"), multimask=multimask)  # fmt: skip
+            ours = tiny.decode(embedding, *arguments(wanted), multimask=multimask)
             assert_same_bits(ours, stock_decode(tiny.sam, image, high_res, wanted, multimask))
 
 
@@ -184,9 +198,7 @@ def test_official_weights_give_the_official_outputs(
 @torch.no_grad()
 def test_official_weights_refine_a_mask_prompt(golden: tuple[UnSAM, dict[str, torch.Tensor], Embedding]) -> None:
     model, values, embedding = golden
-    out = model.decode(
-        embedding, values["points_three"], values["labels_three"], 0.6, masks=values["one/0.35/low_res"]
-    )
+    out = model.decode(embedding, values["points_three"], values["labels_three"], 0.6, masks=values["one/0.35/low_res"])
     assert_near(out.masks, values["refine/0.6/low_res"])
     assert_near(out.iou, values["refine/0.6/iou"])
 

@@ -98,9 +98,9 @@ def test_warp_carries_masks_and_clicks_to_the_same_content(
         assert both.float().mean() > 0.3
         # Warped twice at stride 4, a boundary may be off by half a cell.
         assert ((moved == pair.second.masks[:, n]) | ~both).float().mean() > 0.975
-        deep = torch.nn.functional.max_pool2d(pair.second.masks[:, n].float(), 3, 1, 1) == -torch.nn.functional.max_pool2d(
-            -pair.second.masks[:, n].float(), 3, 1, 1
-        )
+        deep = torch.nn.functional.max_pool2d(
+            pair.second.masks[:, n].float(), 3, 1, 1
+        ) == -torch.nn.functional.max_pool2d(-pair.second.masks[:, n].float(), 3, 1, 1)
         assert ((moved == pair.second.masks[:, n]) | ~both | ~deep).float().mean() > 0.999
 
     pair = TwoViews(FRAME, GEOMETRY)(batch_of(ramp, np.zeros((0, SIDE, SIDE), dtype=bool), copies=12))
@@ -171,7 +171,7 @@ def test_mask_that_leaves_the_view_is_not_valid() -> None:
     pair = TwoViews(FRAME, Augmentation(crop_scale=(0.3, 0.3), degrees=0, shear=0))(batch_of(image, masks, copies=16))
     for view in (pair.first, pair.second):
         assert torch.equal(view.valid[:, :2], view.masks[:, :2].flatten(2).sum(-1) >= 4)
-        assert 0 < int((~view.valid[:, 0]).sum())
+        assert int((~view.valid[:, 0]).sum()) > 0
     assert pair.first.valid[:, 1].all()
     plain = TwoViews(SIDE, None)(batch_of(image, masks, copies=1))
     assert plain.first.valid.tolist() == [[True, True, False]]

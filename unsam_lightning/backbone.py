@@ -6,7 +6,6 @@ Nothing of SAM-2 is copied here; the architectures are the yaml files of the ins
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.manifest import sha256_file
+from unsam_lightning.state_dicts import load_strictly, read_state, split_official, state_sha256
 
 #: Short names of the SAM-2.1 sizes and the hub ids that hold their weights.
 NAMES: dict[str, str] = {
@@ -84,9 +84,10 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
 
 
 def base_from_state(state: dict[str, torch.Tensor], *, name: str, sha256: str, config: str | Path | None) -> Base:
-    """Return the SAM-2 whose state dict this is; every key must fit, none may be missing or left over."""
-    sam = build_sam(config if config is not None else architecture_of(state, name))
-    load_strictly(sam, state, name)
+    """Return the SAM-2 whose state dict this is, or the one inside an official UnSAMv2; every key of it must fit."""
+    stock, _ = split_official(state)
+    sam = build_sam(config if config is not None else architecture_of(stock, name))
+    load_strictly(sam, stock, name)
     return Base(sam=sam.eval(), name=name, sha256=sha256, is_pretrained=True)
 
 
@@ -134,31 +135,6 @@ def build_sam(architecture: str | Path) -> SAM2Base:
     return sam.eval()
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict of a checkpoint in SAM-2's layout or of a safetensors file, loaded without pickles."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many types for a broken file; all mean the same here
-        raise UserError(
-            expected=f"a readable checkpoint at {path}",
-            found=first_line(error),
-            remedy="download or copy the file again; it may be cut short",
-        ) from None
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        found = f"keys {sorted(content)[:5]}" if isinstance(content, dict) else type(content).__name__
-        raise UserError(
-            expected=f"a checkpoint with the layout {{'model': state dict}} at {path}",
-            found=found,
-            remedy="pass a SAM-2 release, an official UnSAMv2 checkpoint or one of our adapters (.ckpt)",
-        )
-    return state
-
-
 def architecture_of(state: dict[str, torch.Tensor], name: str) -> str:
     """Return the sam2 config that a state dict belongs to, from its trunk's width and depth and its 2.1 extras."""
     stem = "image_encoder.trunk.patch_embed.proj.weight"
@@ -176,35 +152,6 @@ def architecture_of(state: dict[str, torch.Tensor], name: str) -> str:
         found=found,
         remedy="pass the architecture's yaml as config",
     )
-
-
-def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
-    """Load a state dict; a missing or unexpected key or a wrong shape is one `UserError` that names it."""
-    own = module.state_dict()
-    problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in own]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            expected=f"the {len(own)} tensors of {type(module).__name__} in {name}",
-            found="; ".join(problems[:3]) + more,
-            remedy="check that the checkpoint and the architecture belong together",
-        )
-    module.load_state_dict(state)
-
-
-def state_sha256(module: torch.nn.Module) -> str:
-    """Return the sha256 of all numbers of a module, in the order of their names."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _random_nano() -> Base:

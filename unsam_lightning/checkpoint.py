@@ -6,7 +6,6 @@ it belongs to. Everything is loaded with `weights_only=True`. Next in the tour: 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,14 @@ import torch
 from torch import Tensor
 
 from unsam_lightning import __version__
-from unsam_lightning.backbone import NAMES, Base, base_from_state, load_base, load_strictly, read_state
-from unsam_lightning.decoder import AdapterConfig
+from unsam_lightning.adapter import AdapterConfig
+from unsam_lightning.backbone import NAMES, base_from_state, load_base
 from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
+from unsam_lightning.state_dicts import read_state, split_official
 
 ADAPTER_FORMAT = "unsam_lightning/adapter/1"
-
-#: Official names of what trains -> ours, after the LoRA suffixes have been dealt with.
-_OFFICIAL_PREFIXES = {
-    "sam_prompt_encoder.fourier_embedder.mlp.mlp.": "decoder.granularity_encoder.mlp.",
-    "sam_prompt_encoder.granularity_embedding.weight": "decoder.granularity_encoder.type_embedding",
-    "sam_mask_decoder.gra_token.weight": "decoder.token",
-    "sam_mask_decoder.gra_output_token_mlp.": "decoder.mask_head.",
-}
-_OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
 
 
 def from_pretrained(
@@ -54,9 +45,13 @@ def from_pretrained(
         load_adapter(model, content, path.name)
         return model
     state = read_state(path)
-    if any("gra_token" in key for key in state):
-        return _from_official(state, name=path.name, sha256=sha256_file(path), config=config)
-    return UnSAM(base_from_state(state, name=path.name, sha256=sha256_file(path), config=config), adapter, seed)
+    stock = base_from_state(state, name=path.name, sha256=sha256_file(path), config=config)
+    _, trained = split_official(state)
+    if not trained:
+        return UnSAM(stock, adapter, seed)
+    model = UnSAM(stock, _official_shape(trained, path.name))
+    load_trained(model, trained, path.name)
+    return model
 
 
 def describe_adapter(model: UnSAM) -> dict[str, Any]:
@@ -154,25 +149,6 @@ def load_trained(model: UnSAM, state: dict[str, Tensor], where: str) -> None:
             own[name].copy_(state[name])
 
 
-def _from_official(state: dict[str, Tensor], *, name: str, sha256: str, config: str | Path | None) -> UnSAM:
-    """Return a model with an official UnSAMv2 checkpoint's numbers, every one accounted for."""
-    stock: dict[str, Tensor] = {}
-    trained: dict[str, Tensor] = {}
-    for key, value in state.items():
-        lora = _OFFICIAL_LORA.match(key)
-        prefix = next((prefix for prefix in _OFFICIAL_PREFIXES if key.startswith(prefix)), None)
-        if lora:
-            trained[f"decoder.transformer.{lora[1]}.lora_{lora[2].lower()}"] = value.float()
-        elif prefix is not None:
-            trained[_OFFICIAL_PREFIXES[prefix] + key.removeprefix(prefix)] = value.float()
-        else:
-            stock[key.replace(".original_layer.", ".")] = value.float()
-    base = base_from_state(stock, name=name, sha256=sha256, config=config)
-    model = UnSAM(base, _official_shape(trained, name))
-    load_trained(model, trained, name)
-    return model
-
-
 def _official_shape(trained: dict[str, Tensor], name: str) -> AdapterConfig:
     first = trained.get("decoder.granularity_encoder.mlp.0.weight")
     second = trained.get("decoder.granularity_encoder.mlp.3.weight")
@@ -193,6 +169,3 @@ def _official_shape(trained: dict[str, Tensor], name: str) -> AdapterConfig:
         lora_dropout=0.1,
         warm_start=False,
     )
-
-
-__all__ = ["Base", "check_base", "describe_adapter", "from_pretrained", "load_adapter", "load_strictly", "read_adapter"]

@@ -19,13 +19,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.backbone import load_base
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
 from unsam_lightning.callbacks import Guard, Panels, Progress
 from unsam_lightning.checkpoint import read_adapter
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError
-from unsam_lightning.manifest import Manifest, write_text_aside
+from unsam_lightning.manifest import Manifest
 from unsam_lightning.module import UnSAMModule
 from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.run_folder import last_checkpoint, new_run_dir, remember
@@ -198,28 +199,19 @@ def _root(config: Any) -> Path:
     return Path(config.trainer.default_root_dir or "runs")
 
 
-def main(args: list[str]) -> None:
-    """Run one of the Lightning commands.
+def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
+    """Run one of the Lightning commands and return its parts.
+
+    Args:
+        args: Command and options, without the program's name.
+        cli_class: For tests that stop before the command runs.
 
     Raises:
         UserError: A config that does not fit, and everything else a user can cause.
     """
-    # Our sampler takes its position from the batch progress that Lightning saves; Lightning cannot know that.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # One machine with few cores is a supported case, and so is a benchmark on one process.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    # Our label batches are shared out among the workers, see ShardImages.
-    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-    # The frozen SAM-2 stays in eval mode on purpose.
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.12
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "Tip:" not in line.msg)
-    # Lightning 2.6 calls jsonargparse functions that will go in jsonargparse 5; our bound is below 5.
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    warnings.filterwarnings("ignore", message=".*predict returned None.*")  # the labeler writes its results itself
+    _quieten()
     try:
-        UnSAMCLI(
+        return cli_class(
             UnSAMModule,
             UnSAMData,
             trainer_class=UnSAMTrainer,
@@ -235,3 +227,21 @@ def main(args: list[str]) -> None:
             found=" ".join(lines)[:600],
             remedy=f"see `python -m unsam_lightning {args[0] if args else ''} --help`",
         ) from None
+
+
+def _quieten() -> None:
+    """Silence advice that does not apply here, each line for the reason given."""
+    # Our sampler takes its position from the batch progress that Lightning saves; Lightning cannot know that.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # One machine with few cores is a supported case, and so is a benchmark on one process.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    # Our label batches are shared out among the workers, see ShardImages.
+    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+    # The frozen SAM-2 stays in eval mode on purpose.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.12
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "Tip:" not in line.msg)
+    # Lightning 2.6 calls jsonargparse functions that will go in jsonargparse 5; our bound is below 5.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message=".*predict returned None.*")  # the labeler writes its results itself

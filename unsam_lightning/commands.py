@@ -30,7 +30,7 @@ def shards(args: list[str]) -> None:
     parser.add_argument("--verify", type=Path, metavar="MANIFEST", help="check counts and checksums instead")
     options = parser.parse_args(args)
     if options.verify is not None:
-        from unsam_lightning.manifest import verify_manifest
+        from unsam_lightning.verify import verify_manifest
 
         manifest = verify_manifest(options.verify)
         print(f"{options.verify}: {manifest.num_samples} samples in {len(manifest.shards)} shards, all as listed")

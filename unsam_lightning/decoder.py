@@ -10,84 +10,53 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from sam2.modeling.sam2_utils import MLP
 from torch import Tensor, nn
 
-from unsam_lightning.errors import UserError
-
-LoraTarget = Literal["q_proj", "k_proj", "v_proj", "out_proj"]
+from unsam_lightning.adapter import AdapterConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
-    """The shape of everything that trains.
+class Embedding(NamedTuple):
+    """What the encoder gives for B images, D = width of the decoder, s = image size / 16.
 
     Args:
-        fourier_dim: Number of Fourier features of a granularity, even.
-        fourier_temperature: Highest angular frequency of these features.
-        hidden_dims: Widths of the hidden layers between the Fourier features and the token.
-        dropout: Dropout in that MLP.
-        own_mask_head: True: a mask head of the granularity token's own; False: SAM's single-mask head, frozen.
-        own_iou_head: An IoU head for exactly this mask. The official model has none and reports SAM's score.
-        lora_rank: Rank r of the update of each attention projection; 0 for none.
-        lora_alpha: The update is scaled by alpha / r.
-        lora_dropout: Dropout before the update's first factor, in training.
-        lora_targets: Which projections of the decoder's seven attentions carry LoRA.
-        lora_blocks: Part of a name that an attention must contain to carry LoRA; "" for all seven.
-        warm_start: Start token and head as copies of SAM's single-mask token and head, and the granularity token as
-            SAM's padding token, so that training starts at SAM's own mask. The official model starts from noise.
+        image: (B, D, s, s).
+        high_res: (B, D/8, 4s, 4s) and (B, D/4, 2s, 2s), already projected for the decoder.
     """
 
-    fourier_dim: int = 128
-    fourier_temperature: float = 100.0
-    hidden_dims: tuple[int, ...] = (192, 192)
-    dropout: float = 0.1
-    own_mask_head: bool = True
-    own_iou_head: bool = True
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    lora_targets: tuple[LoraTarget, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
-    lora_blocks: str = ""
-    warm_start: bool = True
+    image: Tensor
+    high_res: tuple[Tensor, Tensor]
 
-    @staticmethod
-    def preset(name: str) -> AdapterConfig:
-        """Return a named shape: "default" (ours), "official" (the official graph), "compact" (<= 9,212 numbers)."""
-        if name not in _PRESETS:
-            raise UserError(expected=f"an adapter preset ({', '.join(_PRESETS)})", found=repr(name), remedy="pick one")
-        return _PRESETS[name]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for checkpoints."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> AdapterConfig:
-        """Return the config that `to_dict` described."""
-        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return AdapterConfig(**plain)
+    def select(self, index: Tensor) -> Embedding:
+        """Return the embedding of images `index` (P,), one for each prompt; a single image is not copied."""
+        if len(self.image) == 1:
+            count = len(index)
+            return Embedding(
+                self.image.expand(count, -1, -1, -1),
+                (self.high_res[0].expand(count, -1, -1, -1), self.high_res[1].expand(count, -1, -1, -1)),
+            )
+        return Embedding(self.image[index], (self.high_res[0][index], self.high_res[1][index]))
 
 
-_PRESETS = {
-    "default": AdapterConfig(),
-    "official": AdapterConfig(own_iou_head=False, lora_dropout=0.1, warm_start=False),
-    "compact": AdapterConfig(
-        fourier_dim=32,
-        hidden_dims=(12,),
-        dropout=0.0,
-        own_mask_head=False,
-        own_iou_head=True,
-        lora_rank=1,
-        lora_alpha=2.0,
-        lora_targets=("q_proj", "v_proj"),
-        lora_blocks="token_to_image",
-    ),
-}
+class Decoded(NamedTuple):
+    """What the decoder gives for P prompts; M = 1, or 3 for stock SAM-2's multi-mask output.
+
+    Args:
+        masks: Logits (P, M, h, w) at stride 4 of the model's frame; positive is inside.
+        iou: Predicted IoU of each mask, (P, M).
+        tokens: Mask tokens after the transformer, (P, 1 or 3, D).
+        object_score: Logits (P, 1): is there an object at all.
+        pixels: Embeddings of the pixels, (P, D/8, h, w); None from stock SAM-2, which does not hand them out.
+    """
+
+    masks: Tensor
+    iou: Tensor
+    tokens: Tensor
+    object_score: Tensor
+    pixels: Tensor | None
 
 
 class GranularityEncoder(nn.Module):

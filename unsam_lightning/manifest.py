@@ -1,23 +1,21 @@
-"""Manifests: the yaml beside a set of tar shards that says what must be there, and the checks against it.
+"""Manifests: the yaml beside a set of tar shards that says what must be there, and a quick check against it.
 
 An image manifest describes packed images (`pack.py`), a label manifest the mask-granularity pairs made from them; both
-list their shards in the same way. Light on purpose: no torch. Next in the tour: `shards.py`.
+list their shards in the same way. Light on purpose: no torch. Before: `aside.py`. Next in the tour: `shards.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 import tarfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.errors import UserError
 
 Kind = Literal["images", "labels"]
@@ -176,35 +174,11 @@ def check_files(manifest: Manifest) -> None:
     """
     problems = [problem for shard in manifest.shards if (problem := file_problem(manifest.root, shard))]
     remedy = f"run `python -m unsam_lightning shards --verify {manifest.path}`, then copy or pack those shards again"
-    _raise_if_any(manifest, problems, remedy)
+    refuse_if_any(manifest, problems, remedy)
 
 
-def verify_manifest(path: Path | str) -> Manifest:
-    """Return the manifest after reading every shard in full: size, sha256, number and form of the samples.
-
-    Raises:
-        UserError: With all problems of all shards.
-    """
-    manifest = read_manifest(path)
-    problems = []
-    for shard in manifest.shards:
-        problem = file_problem(manifest.root, shard)
-        if problem.startswith("missing"):
-            problems.append(problem)
-            continue
-        index, found = scan_shard(manifest.root / shard.file)
-        if len(index) != shard.samples:
-            found.append(f"{len(index)} samples instead of {shard.samples}")
-        if not problem and (digest := sha256_file(manifest.root / shard.file)) != shard.sha256:
-            problem = f"{shard.file} has sha256 {digest[:12]}... instead of {shard.sha256[:12]}..."
-        if problem or found:
-            problems.append(", ".join([problem or shard.file, *found]))
-    remedy = "copy these shards again, or delete the manifest and all its shards and make them again"
-    _raise_if_any(manifest, problems, remedy)
-    return manifest
-
-
-def _raise_if_any(manifest: Manifest, problems: list[str], remedy: str) -> None:
+def refuse_if_any(manifest: Manifest, problems: list[str], remedy: str) -> None:
+    """Raise one `UserError` about all problems that the shards have; do nothing if there are none."""
     if not problems:
         return
     num_found = sum((manifest.root / shard.file).is_file() for shard in manifest.shards)
@@ -251,31 +225,3 @@ def sha256_file(path: Path) -> str:
     """Return the sha256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text_aside(path: Path, text: str) -> None:
-    """Write a UTF-8 file aside, sync it and rename it: a killed process leaves the old file or the new one.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.tmp")
-    with explain_write_errors(path):
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-
-
-@contextlib.contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write (full disk, quota, permission) inside the block into a `UserError` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            expected=f"to write {path}",
-            found=str(error.strerror or error),
-            remedy="make room or choose another folder, then run the same command again; finished shards are kept",
-        ) from error

@@ -9,59 +9,20 @@ Without a granularity `decode` is stock SAM-2. Next in the tour: `checkpoint.py`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import resize
 
+from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import Base
-from unsam_lightning.decoder import AdapterConfig, GranularityDecoder
+from unsam_lightning.decoder import Decoded, Embedding, GranularityDecoder
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import check_granularity
 
 #: ImageNet statistics, as in SAM2Transforms.
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Embedding(NamedTuple):
-    """What the encoder gives for B images, D = width of the decoder, s = image size / 16.
-
-    Args:
-        image: (B, D, s, s).
-        high_res: (B, D/8, 4s, 4s) and (B, D/4, 2s, 2s), already projected for the decoder.
-    """
-
-    image: Tensor
-    high_res: tuple[Tensor, Tensor]
-
-    def select(self, index: Tensor) -> Embedding:
-        """Return the embedding of images `index` (P,), one for each prompt; a single image is not copied."""
-        if len(self.image) == 1:
-            count = len(index)
-            return Embedding(
-                self.image.expand(count, -1, -1, -1),
-                (self.high_res[0].expand(count, -1, -1, -1), self.high_res[1].expand(count, -1, -1, -1)),
-            )
-        return Embedding(self.image[index], (self.high_res[0][index], self.high_res[1][index]))
-
-
-class Decoded(NamedTuple):
-    """What the decoder gives for P prompts; M = 1, or 3 for stock SAM-2's multi-mask output.
-
-    Args:
-        masks: Logits (P, M, h, w) at stride 4 of the model's frame; positive is inside.
-        iou: Predicted IoU of each mask, (P, M).
-        tokens: Mask tokens after the transformer, (P, 1 or 3, D).
-        object_score: Logits (P, 1): is there an object at all.
-        pixels: Embeddings of the pixels, (P, D/8, h, w); None from stock SAM-2, which does not hand them out.
-    """
-
-    masks: Tensor
-    iou: Tensor
-    tokens: Tensor
-    object_score: Tensor
-    pixels: Tensor | None
 
 
 class UnSAM(nn.Module):
@@ -156,7 +117,8 @@ class UnSAM(nn.Module):
         image = features[2]
         if self.sam.directly_add_no_mem_embed:
             image = image + self.sam.no_mem_embed.view(1, -1, 1, 1)
-        return Embedding(image, (features[0], features[1]))
+        # One memory layout for every backbone, that of stock SAM-2's repeated image: its last bits depend on it.
+        return Embedding(image.contiguous(), (features[0].contiguous(), features[1].contiguous()))
 
     def decode(
         self,
@@ -197,31 +159,38 @@ class UnSAM(nn.Module):
         sparse, dense = self.sam.sam_prompt_encoder(points=points, boxes=None, masks=masks)
         count = len(sparse)
         if image_index is None:
-            if len(embedding.image) not in (1, count):
-                raise UserError(
-                    expected=f"one prompt for each of {len(embedding.image)} images",
-                    found=f"{count} prompts",
-                    remedy="say by image_index which image each prompt belongs to",
-                )
-            image_index = torch.arange(count, device=self.device)
+            image_index = self._own_image(embedding, count)
         here = embedding.select(image_index)
-        image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
         if granularity is None:
-            out = self.sam.sam_mask_decoder(
-                image_embeddings=here.image,
-                image_pe=image_pe,
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-                repeat_image=False,
-                high_res_features=list(here.high_res),
-            )
-            return Decoded(out[0], out[1], out[2], out[3], None)
+            return self._decode_stock(here, sparse, dense, multimask)
         if not isinstance(granularity, Tensor) or granularity.device.type == "cpu":
             check_granularity(granularity)
         wanted = torch.as_tensor(granularity, dtype=torch.float32, device=self.device).expand(count)
+        image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
         out = self.decoder(self.sam.sam_mask_decoder, here.image, image_pe, sparse, dense, here.high_res, wanted)
         return Decoded(out[0], out[1], out[2][:, None], out[3], out[4])
+
+    def _decode_stock(self, here: Embedding, sparse: Tensor, dense: Tensor, multimask: bool) -> Decoded:
+        out = self.sam.sam_mask_decoder(
+            image_embeddings=here.image,
+            image_pe=self.sam.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            repeat_image=False,
+            high_res_features=list(here.high_res),
+        )
+        return Decoded(*out, None)
+
+    def _own_image(self, embedding: Embedding, count: int) -> Tensor:
+        """Return the default image index: all prompts on the only image, or prompt i on image i."""
+        if len(embedding.image) not in (1, count):
+            raise UserError(
+                expected=f"one prompt for each of {len(embedding.image)} images",
+                found=f"{count} prompts",
+                remedy="say by image_index which image each prompt belongs to",
+            )
+        return torch.arange(count, device=self.device)
 
     def merge_lora(self) -> UnSAM:
         """Fold LoRA into the weights, for inference; the masks stay the same to rounding."""

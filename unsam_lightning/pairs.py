@@ -200,6 +200,3 @@ class BatchSampler:
 
     def _sample_seed(self, epoch: int, index: int) -> int:
         return int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
-
-
-__all__ = ["BatchSampler", "MaskEntry", "PairDataset", "decode_masks", "encode_masks"]

@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from webdataset.writer import TarWriter
 
+from unsam_lightning.aside import explain_write_errors
 from unsam_lightning.errors import UserError
-from unsam_lightning.manifest import Manifest, ShardInfo, explain_write_errors, file_problem, scan_shard
+from unsam_lightning.manifest import Manifest, ShardInfo, file_problem, scan_shard
 
 #: A key and the sample's files by extension: ("photos-00000042", {"jpg": (offset, size), "json": ...}).
 _Entry = tuple[str, dict[str, tuple[int, int]]]

@@ -14,9 +14,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.evaluate import ImageResult
 from unsam_lightning.benchmarks.tables import METRICS, Row, tabulate, to_csv, to_json
-from unsam_lightning.manifest import write_text_aside
 
 
 class BenchmarkCallback(Callback):
@@ -79,18 +79,20 @@ class BenchmarkCallback(Callback):
         if not trainer.is_global_zero or not rows:
             return
         numbers = {key: value for row in rows for key, value in row.metrics().items()}
+        # In `fit` the Trainer counts; in `test` of a checkpoint it stands at 0 and the checkpoint knows.
+        trained_steps = trainer.global_step or module.trained_steps
+        step = f"{stage}_{trained_steps:06d}"
         for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=trainer.global_step)
-        step = f"{stage}_{trainer.global_step:06d}"
+            logger.log_metrics(numbers, step=trained_steps)
         about = {
-            "step": trainer.global_step,
+            "step": trained_steps,
             "base": {"name": module.model.base_name, "sha256": module.model.base_sha256},
             "evaluation": asdict(config),
         }
         self.run_dir.mkdir(parents=True, exist_ok=True)
         write_text_aside(self.run_dir / f"benchmark_{step}.json", to_json(rows, about))
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))
-        print_table(rows, f"{stage} at step {trainer.global_step}, base model {module.model.base_name}")
+        print_table(rows, f"{stage} at step {trained_steps}, base model {module.model.base_name}")
 
 
 def print_table(rows: list[Row], title: str) -> None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.clicker import Clicker
-from unsam_lightning.model import Embedding, UnSAM
+from unsam_lightning.model import UnSAM
 
 #: Stock SAM-2 with its single mask; stock SAM-2 with the best of its three masks by true IoU; the adapter at a g.
 Method = Literal["base_single", "base_best_of_three", "tuned"]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.proposals import average_recall_of_masks
-from unsam_lightning.model import Embedding, UnSAM
+from unsam_lightning.model import UnSAM
 from unsam_lightning.pairs import encode_masks
 
 
@@ -111,6 +112,3 @@ def proposal_recall(proposals: Proposals, sample: EvalSample) -> dict[str, float
         rles += encode_masks(large.cpu().numpy())
     coco = [{"size": [height, width], "counts": rle.encode("ascii")} for rle in rles]
     return average_recall_of_masks([(sample.masks, coco, proposals.scores.tolist())])
-
-
-__all__ = ["Proposals", "proposal_recall", "propose_masks", "suppress_masks"]

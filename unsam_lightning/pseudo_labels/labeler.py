@@ -229,6 +229,3 @@ def encode_forest(forest: Forest) -> bytes:
 
 def _to_tensor(image: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-
-
-__all__ = ["LabelBatch", "LabelRecipe", "Labeler", "encode_forest", "recipe_hash"]

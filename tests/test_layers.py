@@ -1,0 +1,57 @@
+"""The house's shape: what imports what, how large its rooms are, how quick its door opens."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "unsam_lightning"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def imports_at_load(path: Path) -> set[str]:
+    """Modules of the package that a file imports when it is loaded: at its top level, not inside functions."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("unsam_lightning"):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return found - {"unsam_lightning"}
+
+
+def test_imports_have_no_cycle() -> None:
+    graph = {module_name(path): imports_at_load(path) for path in FILES}
+    done: set[str] = set()
+    while ready := {name for name, needed in graph.items() if name not in done and needed <= done}:
+        done |= ready
+    assert done == set(graph), f"cycle among {sorted(set(graph) - done)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_rooms_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 250
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_package_import_is_light() -> None:
+    code = "import sys, unsam_lightning, unsam_lightning.__main__; print([m for m in sys.modules if m in HEAVY])"
+    heavy = "HEAVY = {'torch', 'lightning', 'numpy', 'sam2', 'wandb', 'kornia', 'webdataset'}; "
+    done = subprocess.run([sys.executable, "-c", heavy + code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

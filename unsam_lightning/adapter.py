@@ -1,0 +1,81 @@
+"""The shape of the adapter, everything that trains: its sizes, its parts, and three named presets.
+
+Next in the tour: `decoder.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from unsam_lightning.errors import UserError
+
+LoraTarget = Literal["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """The shape of everything that trains.
+
+    Args:
+        fourier_dim: Number of Fourier features of a granularity, even.
+        fourier_temperature: Highest angular frequency of these features.
+        hidden_dims: Widths of the hidden layers between the Fourier features and the token.
+        dropout: Dropout in that MLP.
+        own_mask_head: True: a mask head of the granularity token's own; False: SAM's single-mask head, frozen.
+        own_iou_head: An IoU head for exactly this mask. The official model has none and reports SAM's score.
+        lora_rank: Rank r of the update of each attention projection; 0 for none.
+        lora_alpha: The update is scaled by alpha / r.
+        lora_dropout: Dropout before the update's first factor, in training.
+        lora_targets: Which projections of the decoder's seven attentions carry LoRA.
+        lora_blocks: Part of a name that an attention must contain to carry LoRA; "" for all seven.
+        warm_start: Start token and head as copies of SAM's single-mask token and head, and the granularity token as
+            SAM's padding token, so that training starts at SAM's own mask. The official model starts from noise.
+    """
+
+    fourier_dim: int = 128
+    fourier_temperature: float = 100.0
+    hidden_dims: tuple[int, ...] = (192, 192)
+    dropout: float = 0.1
+    own_mask_head: bool = True
+    own_iou_head: bool = True
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    lora_targets: tuple[LoraTarget, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    lora_blocks: str = ""
+    warm_start: bool = True
+
+    @staticmethod
+    def preset(name: str) -> AdapterConfig:
+        """Return a named shape: "default" (ours), "official" (the official graph), "compact" (<= 9,212 numbers)."""
+        if name not in _PRESETS:
+            raise UserError(expected=f"an adapter preset ({', '.join(_PRESETS)})", found=repr(name), remedy="pick one")
+        return _PRESETS[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> AdapterConfig:
+        """Return the config that `to_dict` described."""
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return AdapterConfig(**plain)
+
+
+_PRESETS = {
+    "default": AdapterConfig(),
+    "official": AdapterConfig(own_iou_head=False, lora_dropout=0.1, warm_start=False),
+    "compact": AdapterConfig(
+        fourier_dim=32,
+        hidden_dims=(12,),
+        dropout=0.0,
+        own_mask_head=False,
+        own_iou_head=True,
+        lora_rank=1,
+        lora_alpha=2.0,
+        lora_targets=("q_proj", "v_proj"),
+        lora_blocks="token_to_image",
+    ),
+}

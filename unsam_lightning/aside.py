@@ -1,0 +1,41 @@
+"""Write aside, then rename: a file is whole under its name, or as it was before.
+
+Next in the tour: `manifest.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from unsam_lightning.errors import UserError
+
+
+def write_text_aside(path: Path, text: str) -> None:
+    """Write a UTF-8 file aside, sync it and rename it: a killed process leaves the old file or the new one.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    with explain_write_errors(path):
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+
+
+@contextlib.contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn a failed write (full disk, quota, permission) inside the block into a `UserError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            expected=f"to write {path}",
+            found=str(error.strerror or error),
+            remedy="make room or choose another folder, then run the same command again; finished shards are kept",
+        ) from error

@@ -1,0 +1,99 @@
+"""State dicts of strangers: read without pickles, loaded strictly, told apart by their checksum.
+
+Next in the tour: `backbone.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unsam_lightning.errors import UserError, first_line
+
+#: Official names of what trains -> ours, after the LoRA suffixes have been dealt with.
+_OFFICIAL_PREFIXES = {
+    "sam_prompt_encoder.fourier_embedder.mlp.mlp.": "decoder.granularity_encoder.mlp.",
+    "sam_prompt_encoder.granularity_embedding.weight": "decoder.granularity_encoder.type_embedding",
+    "sam_mask_decoder.gra_token.weight": "decoder.token",
+    "sam_mask_decoder.gra_output_token_mlp.": "decoder.mask_head.",
+}
+_OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict of a checkpoint in SAM-2's layout or of a safetensors file, loaded without pickles."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many types for a broken file; all mean the same here
+        raise UserError(
+            expected=f"a readable checkpoint at {path}",
+            found=first_line(error),
+            remedy="download or copy the file again; it may be cut short",
+        ) from None
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        found = f"keys {sorted(content)[:5]}" if isinstance(content, dict) else type(content).__name__
+        raise UserError(
+            expected=f"a checkpoint with the layout {{'model': state dict}} at {path}",
+            found=found,
+            remedy="pass a SAM-2 release, an official UnSAMv2 checkpoint or one of our adapters (.ckpt)",
+        )
+    return state
+
+
+def split_official(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the stock SAM-2 in an official UnSAMv2 state dict, and what was trained on it by our names.
+
+    Every key goes to one of the two; a state dict without a granularity token is all stock.
+    """
+    if not any("gra_token" in key for key in state):
+        return state, {}
+    stock: dict[str, torch.Tensor] = {}
+    trained: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        lora = _OFFICIAL_LORA.match(key)
+        prefix = next((prefix for prefix in _OFFICIAL_PREFIXES if key.startswith(prefix)), None)
+        if lora:
+            trained[f"decoder.transformer.{lora[1]}.lora_{lora[2].lower()}"] = value
+        elif prefix is not None:
+            trained[_OFFICIAL_PREFIXES[prefix] + key.removeprefix(prefix)] = value
+        else:
+            stock[key.replace(".original_layer.", ".")] = value
+    return stock, trained
+
+
+def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
+    """Load a state dict; a missing or unexpected key or a wrong shape is one `UserError` that names it."""
+    own = module.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            expected=f"the {len(own)} tensors of {type(module).__name__} in {name}",
+            found="; ".join(problems[:3]) + more,
+            remedy="check that the checkpoint and the architecture belong together",
+        )
+    module.load_state_dict(state)
+
+
+def state_sha256(module: torch.nn.Module) -> str:
+    """Return the sha256 of all numbers of a module, in the order of their names."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
