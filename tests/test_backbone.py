@@ -119,7 +119,7 @@ def test_unknown_architecture_asks_for_the_yaml(state: dict[str, torch.Tensor], 
 
 @pytest.mark.parametrize("name", ["huge", "no/such/file.pt", "/data/sam2/gone.pt", ""])
 def test_unknown_name_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match="nano, tiny, small, base_plus, large.*check the spelling or the path"):
+    with pytest.raises(UserError, match=r"nano, tiny, small, base_plus, large.*check the spelling or the path"):
         load_base(name)
 
 
@@ -238,7 +238,7 @@ def test_broken_yaml_is_a_user_error(text: str, tmp_path: Path) -> None:
 def test_missing_yaml_and_wrong_arguments_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"architecture yaml at .*gone\.yaml; found FileNotFoundError"):
         build_sam(tmp_path / "gone.yaml")
-    with pytest.raises(UserError, match="arguments that SAM-2's classes take.*surprise"):
+    with pytest.raises(UserError, match=r"arguments that SAM-2's classes take.*surprise"):
         build_sam(edited_yaml(tmp_path, image_encoder__trunk__surprise=1))
 
 

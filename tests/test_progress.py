@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from drawn_images import make_photos
@@ -41,7 +42,7 @@ def test_verifying_shows_its_progress_in_shards(photos: Path, tmp_path: Path, ca
 
 def test_lines_come_only_now_and_then(capfd, monkeypatch) -> None:
     clock = iter([0.0, 4.0, 9.9, 10.0, 14.0, 20.1])  # the start, then five steps
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with progress.show_progress("p", "files", total=9, done=2) as advance:
         for _ in range(5):
             advance()

@@ -180,7 +180,7 @@ class UnSAM(nn.Module):
             repeat_image=False,
             high_res_features=list(here.high_res),
         )
-        return Decoded(*out, None)
+        return Decoded(out[0], out[1], out[2], out[3], None)
 
     def _own_image(self, embedding: Embedding, count: int) -> Tensor:
         """Return the default image index: all prompts on the only image, or prompt i on image i."""

@@ -25,10 +25,11 @@ def new_run_dir(root: Path, stage: str) -> Path:
     if _ENV in os.environ:
         return Path(os.environ[_ENV])
     # Processes that a cluster starts side by side share a job id; a requeued job keeps it and so its folder.
-    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
-    name = f"job-{job}" if job and job != "none" else time.strftime("%Y-%m-%d_%H-%M-%S")
+    job = os.environ.get("SLURM_JOB_ID", os.environ.get("TORCHELASTIC_RUN_ID"))
+    is_job = job is not None and job != "none"  # torchrun's name for a job without one
+    name = f"job-{job}" if is_job else time.strftime("%Y-%m-%d_%H-%M-%S")
     path, count = root / f"{name}-{stage}", 1
-    while not job and path.exists():
+    while not is_job and path.exists():
         count += 1
         path = root / f"{name}-{stage}-{count}"
     return remember(path)
