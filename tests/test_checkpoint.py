@@ -110,7 +110,7 @@ def test_problems_of_the_numbers_are_named(model: UnSAM) -> None:
 
 def test_adapter_of_another_shape_is_refused(model: UnSAM) -> None:
     compact = UnSAM.from_pretrained("nano", adapter=AdapterConfig.preset("compact"))
-    with pytest.raises(UserError, match="trained tensors of this adapter in a.ckpt.*adapter shape"):
+    with pytest.raises(UserError, match=r"trained tensors of this adapter in a\.ckpt.*adapter shape"):
         load_adapter(compact, adapter_content(model), "a.ckpt")
 
 

@@ -56,7 +56,7 @@ def test_compact_preset_keeps_the_abstracts_promise(small: torch.nn.Module) -> N
 
 
 def test_unknown_preset_is_named() -> None:
-    with pytest.raises(UserError, match="default, official, compact.*'tiny'"):
+    with pytest.raises(UserError, match=r"default, official, compact.*'tiny'"):
         AdapterConfig.preset("tiny")
 
 

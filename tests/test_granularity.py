@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_levels_cover_the_sweep_without_gaps() -> None:
     bounds = sorted(LEVELS.values())
     assert bounds[0][0] == SWEEP[0] == 0.1
     assert bounds[-1][1] == SWEEP[-1] == 1.0
-    assert all(low[1] == high[0] for low, high in zip(bounds, bounds[1:], strict=False))
+    assert all(low[1] == high[0] for low, high in itertools.pairwise(bounds))
     assert SWEEP == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.backbone import load_base
@@ -26,27 +25,11 @@ from unsam_lightning.callbacks import Guard, Panels, Progress
 from unsam_lightning.checkpoint import read_adapter
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError
+from unsam_lightning.loggers import WandbOptions, run_loggers
 from unsam_lightning.manifest import Manifest
 from unsam_lightning.module import UnSAMModule
 from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.run_folder import last_checkpoint, new_run_dir, remember
-
-
-@dataclass(frozen=True, kw_only=True)
-class WandbOptions:
-    """Weights & Biases.
-
-    Args:
-        mode: offline writes to the run folder and never asks for a login; `wandb sync` uploads later.
-        project: Name of the project.
-        name: Name of the run; the run folder's name by default.
-        group: Groups runs, e.g. the seeds of an experiment.
-    """
-
-    mode: Literal["offline", "online", "disabled"] = "offline"
-    project: str = "unsam_lightning"
-    name: str | None = None
-    group: str | None = None
 
 
 class UnSAMTrainer(Trainer):
@@ -68,7 +51,12 @@ class UnSAMTrainer(Trainer):
             datamodule.num_workers,
         )
         self.predict(labeler, return_predictions=False)
-        return labeler.finished()
+        manifest = labeler.finished()
+        if self.is_global_zero:
+            num_masks, num_images = manifest.extra["num_masks"], manifest.num_samples
+            print(f"labels: {num_masks:,} masks in {num_images:,} images, {num_masks / num_images:.0f} an image")
+            print(f"labels: {manifest.path}")
+        return manifest
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -137,7 +125,7 @@ class UnSAMCLI(LightningCLI):
                 )
             )
         if self.subcommand != "label":
-            loggers = self._loggers(config.wandb)
+            loggers = run_loggers(self.run_dir, WandbOptions(**config.wandb.as_dict()))
         if isinstance(options.get("callbacks"), list):
             own += options["callbacks"]
         options |= {"callbacks": own, "logger": loggers, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
@@ -151,30 +139,12 @@ class UnSAMCLI(LightningCLI):
             )
         return UnSAMTrainer(**options)
 
-    def _loggers(self, options: Any) -> list[Any]:
-        loggers: list[Any] = [CSVLogger(self.run_dir, name="csv")]
-        if options.mode != "disabled":
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            if options.mode == "offline":
-                os.environ.setdefault("WANDB_SILENT", "true")  # its advice on uploading would bury our table
-            loggers.append(
-                WandbLogger(
-                    save_dir=self.run_dir,
-                    offline=options.mode == "offline",
-                    project=options.project,
-                    name=options.name or self.run_dir.name,
-                    group=options.group,
-                )
-            )
-        return loggers
-
     def before_fit(self) -> None:
         """Make the labels first where there are none, and say so; say what the model is."""
         if self.datamodule.labels is None:
-            print(f"labels: making what is missing for {self.datamodule.images}")
-            manifest = self.trainer.label(self.model, self.datamodule)
-            self.datamodule.labels = str(manifest.path)
-        print(f"labels: {self.datamodule.labels}")
+            if self.trainer.is_global_zero:
+                print(f"labels: making what is missing for {self.datamodule.images}")
+            self.datamodule.labels = str(self.trainer.label(self.model, self.datamodule).path)
 
     def after_fit(self) -> None:
         """Measure the trained model and print where everything lies."""

@@ -20,10 +20,6 @@ MIN_GRANULARITY, MAX_GRANULARITY = 0.1, 1.0
 #: The ten granularities that the field sweeps: 0.1, 0.2, ... 1.0.
 SWEEP: tuple[float, ...] = tuple(round(0.1 * k, 1) for k in range(1, 11))
 
-#: Named levels as (lowest, highest) granularity; the upper end belongs to the level only for "coarse".
-#: Source: figure legend of UnSAMv2 (arXiv 2511.13714), which calls the last one "whole".
-LEVELS: dict[str, tuple[float, float]] = {"fine": (0.1, 0.3), "medium": (0.3, 0.8), "coarse": (0.8, 1.0)}
-
 
 def granularity_scores(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return the granularity of every mask of one hierarchy from the masks' areas.

@@ -98,7 +98,7 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(expected=f"a yaml file at {path}", found=str(reason), remedy="check the path") from None
 
 
-def _with_options(make: Callable[..., _Made], source: Source, path: Path, *args: Any, **named: Any) -> _Made:
+def _with_options(make: Callable[..., _Made], source: Source, path: Path, /, *args: Any, **named: Any) -> _Made:
     """Return what `make` makes with a source's options; an option that it does not take is a `UserError`."""
     signature = inspect.signature(make)
     try:

@@ -140,7 +140,6 @@ class Labeler(LightningModule):
         self.recipe, self.images, self.cache_dir = recipe, images, cache_dir
         self.num_workers, self.num_threads = num_workers, num_threads
         self.pending: list[tuple[str, dict[str, bytes]]] = []
-        self.num_masks = self.num_images = 0
 
     def prepare_data(self) -> None:
         """Pack the images where they are not packed yet; one process does it for all."""
@@ -174,7 +173,6 @@ class Labeler(LightningModule):
         )
         for key, forest in zip(batch.keys, forests, strict=True):
             self.pending.append((key, {"json": encode_forest(forest)}))
-            self.num_images, self.num_masks = self.num_images + 1, self.num_masks + len(forest)
         if batch.is_last:
             with ShardWriter(self.path.parent / self.manifest.shards[batch.shard].file) as writer:
                 for key, files in self.pending:
@@ -206,8 +204,15 @@ class Labeler(LightningModule):
         for shard in self.manifest.shards:
             path = self.path.parent / shard.file
             shards.append(ShardInfo(shard.file, shard.samples, path.stat().st_size, sha256_file(path)))
-        extra = {"recipe": self.description, "recipe_hash": recipe_hash(self.description)}
-        return Manifest(self.path, "labels", self.manifest.name, shards, extra)
+        manifest = Manifest(self.path, "labels", self.manifest.name, shards)
+        reader = ShardReader(manifest)
+        num_masks = sum(reader.read(index)["json"].count(b'"rle"') for index in range(reader.num_samples))
+        manifest.extra = {
+            "num_masks": num_masks,
+            "recipe": self.description,
+            "recipe_hash": recipe_hash(self.description),
+        }
+        return manifest
 
 
 def encode_forest(forest: Forest) -> bytes:

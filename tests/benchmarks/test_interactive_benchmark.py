@@ -1,0 +1,204 @@
+"""Lock-step sessions against the same sessions run one by one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.decoder import Decoded
+from unsam_lightning.granularity import SWEEP
+from unsam_lightning.metrics.clicker import Click, Clicker
+from unsam_lightning.metrics.interactive import click_session
+
+HEIGHT, WIDTH, FRAME = 48, 80, 64
+
+
+class DiscModel:
+    """Draws a disc around each click, as wide as the granularity says, on the previous mask moved one cell to the right.
+
+    So its answer depends on all clicks, their order and labels, the granularity and the mask prompt.
+    """
+
+    image_size = FRAME
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[int, int]] = []
+
+    def decode(
+        self,
+        embedding: Any,
+        points: torch.Tensor,
+        labels: torch.Tensor,
+        granularity: torch.Tensor | None = None,
+        *,
+        masks: torch.Tensor | None = None,
+        multimask: bool = False,
+    ) -> Decoded:
+        assert embedding == "embedding"
+        assert granularity is None or not multimask
+        self.passes.append(tuple(labels.shape))
+        cells = torch.arange(FRAME // 4) * 4 + 1.5
+        out = torch.full((len(points), 3 if multimask else 1, len(cells), len(cells)), -5.0)
+        if masks is not None:
+            out[:] = masks.roll(1, dims=-1)
+        for p in range(len(points)):
+            radii = [7.0, 11.0, 19.0] if multimask else [9.0 if granularity is None else 26 * float(granularity[p])]
+            for m, radius in enumerate(radii):
+                for (x, y), label in zip(points[p], labels[p], strict=True):
+                    near = (cells[:, None] - y) ** 2 + (cells - x) ** 2 <= radius**2
+                    out[p, m][near] = 5.0 if label else -5.0
+        return Decoded(out, out.mean((2, 3)), out[:, :, 0], out[:, :1, 0, 0], None)
+
+
+def sample_of(*masks: np.ndarray) -> EvalSample:
+    image = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return EvalSample(
+        key="k", image=image, masks=np.stack(masks).astype(np.int8), ids=[f"m{n}" for n in range(len(masks))]
+    )
+
+
+@pytest.fixture
+def sample() -> EvalSample:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    disc = ((y - 20) ** 2 + ((x - 40) * 0.6) ** 2 < 14**2).astype(np.int8)
+    ring = ((y - 25) ** 2 + (x - 30) ** 2 < 20**2).astype(np.int8)
+    ring[(y - 25) ** 2 + (x - 30) ** 2 < 8**2] = -1
+    bar = ((y > 5) & (y < 14) & (x > 4)).astype(np.int8)
+    return sample_of(disc, ring, bar)
+
+
+def one_by_one(gt: np.ndarray, method: str, granularity: float | None, max_clicks: int, target: float) -> list[float]:
+    model, previous = DiscModel(), None
+
+    def predict(clicks: list[Click]) -> np.ndarray:
+        nonlocal previous
+        xy = [[x * FRAME / WIDTH, y * FRAME / HEIGHT] for y, x, _ in clicks]
+        decoded = model.decode(
+            "embedding",
+            torch.tensor([xy], dtype=torch.float32),
+            torch.tensor([[float(positive) for _, _, positive in clicks]]),
+            None if granularity is None else torch.tensor([granularity]),
+            masks=previous,
+            multimask=method == "base_best_of_three",
+        )
+        large = torch.nn.functional.interpolate(decoded.masks, (HEIGHT, WIDTH), mode="bilinear")[0]
+        ious = [Clicker(gt).iou((mask > 0).numpy()) for mask in large]
+        best = int(np.argmax(ious))
+        previous = decoded.masks[:, best : best + 1]
+        return large[best].sigmoid().numpy()
+
+    ious, _ = click_session(gt, predict, max_clicks, target, threshold=0.5)
+    return ious.tolist()
+
+
+def by_name(results: list[SessionResult]) -> dict[tuple[str, str, float | None], list[float]]:
+    return {(r.mask_id, r.method, r.granularity): r.ious for r in results}
+
+
+@pytest.mark.parametrize("target", [0.75, 0.95])
+def test_lock_step_equals_one_by_one(sample: EvalSample, target: float) -> None:
+    found = by_name(
+        evaluate_interactive(DiscModel(), "embedding", sample, fixed=(0.3, 1.0), max_clicks=6, target=target)
+    )
+    assert len(found) == 3 * (2 + 10)
+    cut = 0
+    for n, gt in enumerate(sample.masks):
+        for method in ("base_single", "base_best_of_three"):
+            assert found[f"m{n}", method, None] == one_by_one(gt, method, None, 6, target)
+        sweep = {g: one_by_one(gt, "tuned", g, 6, target) for g in SWEEP}
+        first = min(len(ious) if ious[-1] >= target else 6 for ious in sweep.values())
+        for g, ious in sweep.items():
+            expected = ious if g in (0.3, 1.0) else ious[:first]
+            cut += len(ious) - len(expected)
+            assert found[f"m{n}", "tuned", g] == expected
+    assert cut > 0 or target > 0.9  # the rule had something to do
+    assert len({tuple(ious) for ious in found.values()}) > 10
+
+
+@pytest.mark.parametrize("prompts_per_pass", [1, 4, 7])
+def test_size_of_a_pass_changes_nothing_but_the_passes(sample: EvalSample, prompts_per_pass: int) -> None:
+    large, small = DiscModel(), DiscModel()
+    expected = evaluate_interactive(large, "embedding", sample, max_clicks=4)
+    found = evaluate_interactive(small, "embedding", sample, max_clicks=4, prompts_per_pass=prompts_per_pass)
+    assert found == expected
+    assert max(prompts for prompts, _ in small.passes) <= prompts_per_pass
+    assert large.passes[:3] == [(3, 1), (3, 1), (30, 1)]  # all sessions of a method at once
+    assert max(clicks for _, clicks in large.passes) == 4
+
+
+def test_only_the_methods_asked_for(sample: EvalSample) -> None:
+    found = evaluate_interactive(DiscModel(), "embedding", sample, methods=("base_single",), max_clicks=2)
+    assert {(r.method, r.granularity) for r in found} == {("base_single", None)}
+    assert [r.mask_id for r in found] == ["m0", "m1", "m2"]
+
+
+def test_image_without_masks_has_no_sessions() -> None:
+    empty = EvalSample(key="k", image=np.zeros((9, 9, 3), np.uint8), masks=np.zeros((0, 9, 9), dtype=np.int8), ids=[])
+    model = DiscModel()
+    assert evaluate_interactive(model, "embedding", empty) == []
+    assert model.passes == []
+
+
+class PaintedModel(DiscModel):
+    """Answers with prepared masks at the image's own size, 16 x 16, whatever the clicks."""
+
+    def __init__(self, answers: dict[float, list[np.ndarray]]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def decode(
+        self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any = None, **_: Any
+    ) -> Decoded:
+        click = labels.shape[1] - 1
+        out = torch.stack([torch.from_numpy(self.answers[round(float(g), 1)][click]) for g in granularity])[:, None]
+        out = torch.where(out, 1.0, -1.0)
+        return Decoded(out, out.mean((2, 3)), out[:, :, 0], out[:, :1, 0, 0], None)
+
+
+def covering(share: float) -> np.ndarray:
+    """So many of the 100 pixels of the object in rows 0 to 9, columns 0 to 9."""
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[:10, :10].reshape(-1)[:] = False
+    block = np.zeros(100, dtype=bool)
+    block[: round(100 * share)] = True
+    mask[:10, :10] = block.reshape(10, 10)
+    return mask
+
+
+def painted_sessions(rising: dict[float, list[float]], **options: Any) -> dict[float, list[float]]:
+    model = PaintedModel({g: [covering(s) for s in rising.get(g, [0.1] * 4)] for g in SWEEP})
+    sample = EvalSample(
+        key="k", image=np.zeros((16, 16, 3), np.uint8), masks=covering(1.0)[None].astype(np.int8), ids=["m"]
+    )
+    results = evaluate_interactive(model, "embedding", sample, methods=("tuned",), max_clicks=4, **options)
+    return {r.granularity: np.round(r.ious, 6).tolist() for r in results}
+
+
+def test_sweep_ends_when_one_granularity_arrives_but_fixed_ones_go_on() -> None:
+    rising = {
+        0.5: [0.4, 0.92, 0.5, 0.5],
+        0.7: [0.4, 0.95, 0.5, 0.5],
+        0.8: [0.2, 0.3, 0.4, 0.5],
+        1.0: [0.1, 0.2, 0.91, 0],
+    }
+    found = painted_sessions(rising, fixed=(0.8, 1.0))
+    assert found[0.5] == [0.4, 0.92]
+    assert found[0.7] == [0.4, 0.95]  # a tie at the same click is kept
+    assert found[0.8] == [0.2, 0.3, 0.4, 0.5]
+    assert found[1.0] == [0.1, 0.2, 0.91]
+    assert all(found[g] == [0.1, 0.1] for g in (0.1, 0.2, 0.3, 0.4, 0.6, 0.9))
+
+
+def test_exactly_the_target_ends_a_session() -> None:
+    # 90 of 100 pixels: 0.9 in float64, a little less in float32; RITM compares before it rounds.
+    found = painted_sessions({0.5: [0.9, 0.1, 0.1, 0.1]}, fixed=(0.5,))
+    assert found[0.5] == [0.9]
+    assert found[0.1] == [0.1]
+
+
+def test_nobody_arrives() -> None:
+    assert set(map(len, painted_sessions({}, fixed=()).values())) == {4}

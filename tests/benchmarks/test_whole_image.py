@@ -1,0 +1,143 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.whole_image import Proposals, proposal_recall, propose_masks, suppress_masks
+from unsam_lightning.decoder import Decoded, Embedding
+from unsam_lightning.model import UnSAM
+
+
+def row_masks(*spans: tuple[int, int]) -> torch.Tensor:
+    masks = torch.zeros(len(spans), 1, 40, dtype=torch.bool)
+    for mask, (start, end) in zip(masks, spans, strict=True):
+        mask[0, start:end] = True
+    return masks
+
+
+def test_suppression_by_hand() -> None:
+    masks = row_masks((0, 10), (0, 8), (0, 7), (20, 30), (5, 5), (0, 10))
+    scores = torch.tensor([0.5, 0.9, 0.4, 0.1, 1.0, 0.6])
+    # Best is (0, 8); IoU 0.8 with both (0, 10) and 7/8 with (0, 7): all three go. The empty mask goes, score or not.
+    assert suppress_masks(masks, scores, 0.7).tolist() == [1, 3]
+    # Above 0.8 only (0, 7) goes, and (0, 10) with the lower score as a double of the other.
+    assert suppress_masks(masks, scores, 0.8).tolist() == [1, 5, 3]
+    assert suppress_masks(masks, scores, 1.0).tolist() == [1, 5, 0, 2, 3]  # nothing is above 1
+
+
+def test_only_masks_that_stay_suppress() -> None:
+    # A chain: 0 removes 1, so 1 cannot remove 2.
+    masks = row_masks((0, 10), (2, 12), (4, 14))
+    assert suppress_masks(masks, torch.tensor([0.9, 0.8, 0.7]), 0.6).tolist() == [0, 2]
+
+
+def test_equal_scores_keep_the_earlier() -> None:
+    masks = row_masks((0, 10), (0, 10), (20, 30))
+    assert suppress_masks(masks, torch.ones(3), 0.7).tolist() == [0, 2]
+
+
+def test_nothing_stays_of_nothing() -> None:
+    assert suppress_masks(torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0), 0.7).tolist() == []
+    assert suppress_masks(torch.zeros(3, 4, 4, dtype=torch.bool), torch.ones(3), 0.7).tolist() == []
+
+
+def test_suppression_equals_the_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.rand(120, 2, generator=generator) * 30
+    sizes = 4 + 8 * torch.rand(120, generator=generator)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    masks = ((y - centres[:, :1, None]) ** 2 + (x - centres[:, 1:, None]) ** 2) < sizes[:, None, None] ** 2
+    scores = torch.rand(120, generator=generator)
+    kept: list[int] = []
+    for n in scores.argsort(descending=True).tolist():
+        ious = [float((masks[n] & masks[k]).sum() / (masks[n] | masks[k]).sum()) for k in kept]
+        if max(ious, default=0.0) <= 0.5:
+            kept.append(n)
+    assert suppress_masks(masks, scores, 0.5).tolist() == kept
+    assert 10 < len(kept) < 110
+
+
+@pytest.mark.parametrize(("area", "kept"), [(1402, [0]), (1398, [0, 1])])
+def test_areas_are_exact_inside_autocast(area: int, kept: list[int]) -> None:
+    masks = torch.zeros(2, 1, 4000, dtype=torch.bool)
+    masks[0, 0, :2000], masks[1, 0, :area] = True, True  # IoU 0.701 and 0.699
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert suppress_masks(masks, torch.tensor([0.9, 0.8]), 0.7).tolist() == kept
+
+
+@pytest.fixture(scope="module")
+def nano() -> tuple[UnSAM, Embedding]:
+    model = UnSAM.from_pretrained("nano")
+    image = torch.randint(0, 256, (1, 3, 256, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return model, model.encode(image)
+
+
+@pytest.mark.parametrize("granularities", [None, (0.2, 0.9)])
+def test_proposals_are_sorted_distinct_and_not_empty(
+    nano: tuple[UnSAM, Embedding], granularities: tuple[float, ...] | None
+) -> None:
+    proposals = propose_masks(*nano, granularities=granularities, points_per_side=4, max_iou=0.6)
+    assert 0 < len(proposals.logits) == len(proposals.scores) <= 16 * (3 if granularities is None else 2)
+    assert proposals.logits.shape[1:] == (64, 64)
+    assert (proposals.scores.diff() <= 0).all()
+    masks = (proposals.logits > 0).flatten(1).float()
+    assert (masks.sum(1) > 0).all()
+    shared = masks @ masks.T
+    iou = shared / (masks.sum(1)[:, None] + masks.sum(1) - shared) - torch.eye(len(masks))
+    assert iou.max() <= 0.6
+    fewer = propose_masks(*nano, granularities=granularities, points_per_side=4, max_iou=0.6, max_masks=2)
+    assert torch.equal(fewer.logits, proposals.logits[:2])
+    in_parts = propose_masks(*nano, granularities=granularities, points_per_side=4, max_iou=0.6, prompts_per_pass=5)
+    torch.testing.assert_close(in_parts.scores, proposals.scores, atol=1e-4, rtol=1e-4)
+
+
+class Recorder:
+    """Notes what it is asked; answers with a mask of one pixel of its own for each prompt."""
+
+    image_size, device = 64, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, ...]] = []
+
+    def decode(
+        self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any, multimask: bool
+    ) -> Decoded:
+        assert (labels == 1).all()
+        assert multimask == (granularity is None)
+        wanted = [None] * len(points) if granularity is None else np.round(granularity.tolist(), 3).tolist()
+        first = len(self.asked)
+        self.asked += [(*map(float, point[0]), g) for point, g in zip(points, wanted, strict=True)]
+        masks = torch.full((len(points), 3 if multimask else 1, 16, 16), -1.0)
+        for p in range(len(points)):
+            for m in range(masks.shape[1]):
+                masks[p, m].view(-1)[3 * (first + p) + m] = 1.0
+        return Decoded(masks, masks.mean((2, 3)), masks[:, 0], masks[:, 0], None)
+
+
+def test_every_point_is_asked_at_every_granularity() -> None:
+    model = Recorder()
+    proposals = propose_masks(model, None, granularities=(0.1, 0.5, 1.0), points_per_side=2, prompts_per_pass=5)
+    assert sorted(model.asked) == sorted((x, y, g) for x in (16, 48) for y in (16, 48) for g in (0.1, 0.5, 1.0))
+    assert len(proposals.scores) == 12
+    stock = Recorder()
+    proposals = propose_masks(stock, None, granularities=None, points_per_side=2)
+    assert sorted(point[:2] for point in stock.asked) == [(16, 16), (16, 48), (48, 16), (48, 48)]
+    assert len(proposals.scores) == 12
+    one = Recorder()
+    propose_masks(one, None, granularities=(0.3,), points_per_side=1)
+    assert one.asked == [(32, 32, 0.3)]
+
+
+def test_recall_of_proposals() -> None:
+    masks = np.zeros((2, 16, 16), dtype=np.int8)
+    masks[0, :8, :8], masks[1, 9:, 9:] = 1, 1
+    sample = EvalSample(key="k", image=np.zeros((16, 16, 3), np.uint8), masks=masks, ids=["a", "b"])
+    logits = torch.from_numpy(np.where(masks == 1, 1.0, -1.0)).float()
+    perfect = proposal_recall(Proposals(logits, torch.tensor([0.9, 0.8])), sample)
+    assert (perfect["AR@1"], perfect["AR@1000"]) == (0.5, 1.0)
+    half = proposal_recall(Proposals(logits[:1], torch.tensor([0.9])), sample)
+    assert half["AR@1000"] == 0.5
+    none = proposal_recall(Proposals(logits[:0], torch.zeros(0)), sample)
+    assert none["AR@1000"] == 0.0

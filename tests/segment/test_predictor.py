@@ -1,0 +1,99 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unsam_lightning.errors import UserError
+from unsam_lightning.model import UnSAM
+from unsam_lightning.segment.interactive import Predictor
+
+
+@pytest.fixture(scope="module")
+def model() -> UnSAM:
+    return UnSAM.from_pretrained("nano")
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictor(model: UnSAM, photo: np.ndarray) -> Predictor:
+    return Predictor(model, photo)
+
+
+def test_one_mask_for_each_granularity_at_the_images_size(predictor: Predictor) -> None:
+    masks, iou = predictor.predict([[30, 20], [70, 50]], [1, 0], [0.1, 0.5, 1.0])
+    assert masks.shape == (3, 60, 90)
+    assert masks.dtype == np.bool_
+    assert iou.shape == (3,)
+    assert iou.dtype == np.float32
+    for n, granularity in enumerate((0.1, 0.5, 1.0)):
+        alone, alone_iou = predictor.predict([[30, 20], [70, 50]], [1, 0], [granularity])
+        assert (alone[0] == masks[n]).mean() > 0.999
+        assert alone_iou[0] == pytest.approx(iou[n], abs=1e-4)
+
+
+@torch.no_grad()
+def test_masks_are_the_models(model: UnSAM, photo: np.ndarray, predictor: Predictor) -> None:
+    embedding = model.encode(torch.from_numpy(photo).permute(2, 0, 1)[None])
+    frame_xy = torch.tensor([[[30 * 256 / 90, 20 * 256 / 60]]])
+    for granularity in (0.4, None):
+        logits = model.decode(embedding, frame_xy, torch.ones(1, 1), granularity).masks
+        expected = torch.nn.functional.interpolate(logits, (60, 90), mode="bilinear")[0] > 0
+        wanted = None if granularity is None else [granularity]
+        assert (predictor.predict([[30, 20]], [1], wanted)[0] == expected.numpy()).all()
+
+
+def test_stock_sam_gives_one_mask(predictor: Predictor) -> None:
+    masks, iou = predictor.predict([[30, 20]], [1], None)
+    assert masks.shape == (1, 60, 90)
+    assert iou.shape == (1,)
+
+
+def test_array_arguments_and_a_flipped_image(model: UnSAM, photo: np.ndarray) -> None:
+    flipped = Predictor(model, photo[:, ::-1])
+    copied = Predictor(model, photo[:, ::-1].copy())
+    for one, two in zip(flipped.predict(np.array([[3.5, 9]]), np.array([1]), np.array([0.2, 0.9])),
+                        copied.predict([[3.5, 9]], [1], [0.2, 0.9]), strict=True):  # fmt: skip
+        assert (one == two).all()
+
+
+@pytest.mark.parametrize(
+    ("clicks", "labels", "found"),
+    [
+        ([], [], r"0 clicks with labels \[\]"),
+        ([[5, 5]], [], r"1 clicks with labels \[\]"),
+        ([[5, 5]], [1, 0], r"1 clicks with labels \[1, 0\]"),
+        ([[5, 5]], [2], r"1 clicks with labels \[2\]"),
+        ([[90, 5]], [1], r"click \(90\.0, 5\.0\)"),
+        ([[5, 5], [5, 60]], [1, 1], r"click \(5\.0, 60\.0\)"),
+        ([[-1, 5]], [1], r"click \(-1\.0, 5\.0\)"),
+        ([[float("nan"), 5]], [1], r"click \(nan, 5\.0\)"),
+    ],
+)
+def test_bad_clicks_are_user_errors(predictor: Predictor, clicks: Any, labels: list[int], found: str) -> None:
+    with pytest.raises(UserError, match=f"image of 90 x 60 px.*found {found}"):
+        predictor.predict(clicks, labels, [0.5])
+
+
+@pytest.mark.parametrize("granularity", [[], [0.5, 0.0], [1.1], [float("nan")]])
+def test_bad_granularities_are_user_errors(predictor: Predictor, granularity: list[float]) -> None:
+    with pytest.raises(UserError, match="granularity"):
+        predictor.predict([[5, 5]], [1], granularity)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((9, 9), dtype=np.uint8),
+        np.zeros((9, 9, 4), dtype=np.uint8),
+        np.zeros((9, 9, 3), dtype=np.float32),
+        np.zeros((0, 9, 3), dtype=np.uint8),
+    ],
+)
+def test_other_images_are_user_errors(model: UnSAM, image: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"uint8 \(H, W, 3\); found"):
+        Predictor(model, image)

@@ -1,0 +1,81 @@
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from unsam_lightning.errors import UserError
+from unsam_lightning.run_folder import last_checkpoint, new_run_dir, remember
+
+ENV = "UNSAM_RUN_DIR"
+
+
+@pytest.fixture(autouse=True)
+def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", ENV):
+        monkeypatch.setenv(name, "x")  # so that what the tests set is undone
+        monkeypatch.delenv(name)
+
+
+def test_name_is_the_time_and_the_stage(tmp_path: Path) -> None:
+    path = new_run_dir(tmp_path, "fit")
+    assert path.parent == tmp_path
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-fit", path.name)
+    assert not path.exists()  # made by whoever writes first, so that a failed start leaves nothing
+    assert os.environ[ENV] == str(path)
+
+
+@pytest.mark.parametrize("elastic_id", [None, "none"])
+def test_runs_of_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elastic_id: str | None
+) -> None:
+    if elastic_id is not None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", elastic_id)
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
+    names = []
+    for _ in range(3):
+        monkeypatch.delenv(ENV, raising=False)
+        path = new_run_dir(tmp_path, "fit")
+        path.mkdir()
+        names.append(path.name)
+    assert names == ["now-fit", "now-fit-2", "now-fit-3"]
+
+
+def test_started_processes_use_the_same_folder(tmp_path: Path) -> None:
+    first = new_run_dir(tmp_path, "fit")
+    first.mkdir()
+    assert new_run_dir(tmp_path / "elsewhere", "fit") == first
+    assert remember(tmp_path / "resumed") == new_run_dir(tmp_path, "fit") == tmp_path / "resumed"
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
+def test_requeued_job_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "4711")
+    first = new_run_dir(tmp_path, "fit")
+    first.mkdir()
+    monkeypatch.delenv(ENV)
+    assert first.name == "job-4711-fit"
+    assert new_run_dir(tmp_path, "fit") == first
+
+
+def touch(path: Path, at: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (at, at))
+    return path
+
+
+def test_last_checkpoint_is_the_newest_of_all_kinds(tmp_path: Path) -> None:
+    old = touch(tmp_path / "b-fit" / "checkpoints" / "last.ckpt", 100)
+    touch(tmp_path / "b-fit" / "checkpoints" / "best.ckpt", 900)
+    assert last_checkpoint(tmp_path) == old
+    newer = touch(tmp_path / "a-fit" / "checkpoints" / "last-v1.ckpt", 200)
+    assert last_checkpoint(tmp_path) == newer
+    newest = touch(tmp_path / "a-fit" / "hpc_ckpt_3.ckpt", 300)
+    assert last_checkpoint(tmp_path) == newest
+
+
+def test_no_checkpoint_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"run below {tmp_path}; found none; start without --ckpt_path"):
+        last_checkpoint(tmp_path)

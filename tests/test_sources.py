@@ -1,0 +1,171 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from unsam_lightning.errors import UserError
+from unsam_lightning.manifest import read_manifest
+from unsam_lightning.scenes import make_scene
+from unsam_lightning.shards import ShardReader, decode_image
+from unsam_lightning.sources import SOURCE_FORMAT, eval_dataset, image_manifest, read_source
+from unsam_lightning.verify import verify_manifest
+
+
+def write_source(folder: Path, **fields: Any) -> Path:
+    path = folder / "source.yaml"
+    path.write_text(yaml.dump({"format": SOURCE_FORMAT, "name": "mine", **fields}))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "photos"
+    folder.mkdir(parents=True)
+    for n in range(3):
+        Image.fromarray(np.full((20, 30, 3), 60 * n, dtype=np.uint8)).save(folder / f"{n}.png")
+    return folder
+
+
+def test_source_is_read_relative_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    path = write_source(
+        tmp_path / "manifests", reader="bsds500", root="../data", options={"split": "val"}, licence="CC"
+    )
+    source = read_source(path)
+    assert source.root == tmp_path / "data"
+    assert (source.name, source.reader, source.options) == ("mine", "bsds500", {"split": "val"})
+    assert (source.licence, source.source) == ("CC", "unknown")
+    assert read_source(write_source(tmp_path, reader="scenes")).root is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, "no key reader"),
+        ({"reader": "zip"}, "reader 'zip', not one of images, scenes, bsds500, mask_folder"),
+        ({"reader": "scenes", "rooot": "x"}, "unknown key rooot"),
+        ({"reader": "scenes", "options": [1]}, r"options \[1\], not a mapping"),
+        ({"reader": "scenes", "name": "../escape"}, r"name '\.\./escape', not of letters"),
+        ({"reader": "scenes", "name": "a.b"}, r"name 'a\.b', not of letters"),
+        ({"reader": "scenes", "format": "unsam_lightning/source/9"}, "format unsam_lightning/source/9"),
+        ({"reader": "zip", "more": 1}, "unknown key more; reader 'zip'"),
+    ],
+)
+def test_incomplete_sources_are_user_errors(tmp_path: Path, fields: dict[str, Any], found: str) -> None:
+    with pytest.raises(UserError, match=rf"source\.yaml; found {found}"):
+        read_source(write_source(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "", "{not: yaml", "a: 1"])
+def test_other_yaml_is_a_user_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    for read in (read_source, lambda path: image_manifest(str(path), tmp_path), lambda path: eval_dataset(str(path))):
+        with pytest.raises(UserError, match=r"odd\.yaml"):
+            read(path)
+
+
+def test_missing_source_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.yaml; found No such file"):
+        read_source(tmp_path / "gone.yaml")
+    for images in ("gone.yaml", "gone", "data.txt"):
+        with pytest.raises(UserError, match=f"folder of images; found {tmp_path}/{images}: no such file"):
+            image_manifest(str(tmp_path / images), tmp_path)
+
+
+def test_folder_manifest_and_source_give_the_same_images(photos: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    by_folder = image_manifest(str(photos), cache)
+    assert by_folder.path.parent == cache / "photos"
+    assert by_folder.num_samples == 3
+    assert image_manifest(str(by_folder.path), cache) == by_folder
+    source = write_source(tmp_path, reader="images", root="data/photos", licence="CC0", options={"images_per_shard": 2})
+    by_source = image_manifest(str(source), cache)
+    assert by_source.path == cache / "mine" / "mine.yaml"
+    assert [shard.samples for shard in by_source.shards] == [2, 1]
+    assert by_source.extra["licence"] == "CC0"
+    pixels = [[ShardReader(m).read(n)["jpg"] for n in range(3)] for m in (by_folder, by_source)]
+    assert pixels[0] == pixels[1]
+
+
+def test_label_manifest_is_not_a_set_of_images(tmp_path: Path) -> None:
+    (tmp_path / "labels.yaml").write_text(yaml.dump({"format": "unsam_lightning/labels/1"}))
+    with pytest.raises(UserError, match="format unsam_lightning/images/1"):
+        image_manifest(str(tmp_path / "labels.yaml"), tmp_path)
+
+
+def test_benchmark_is_no_training_set_and_the_reverse(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training images.*reader bsds500"):
+        image_manifest(str(write_source(tmp_path, reader="bsds500", root=".")), tmp_path)
+    with pytest.raises(UserError, match=r"ground truth.*reader images"):
+        eval_dataset(str(write_source(tmp_path, reader="images", root=".")))
+    with pytest.raises(UserError, match=r"ground truth.*without a root"):
+        eval_dataset(str(write_source(tmp_path, reader="bsds500")))
+
+
+def test_scenes_are_packed_once_and_are_the_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"num_images": 3, "size": 64, "first_seed": 5, "images_per_shard": 2}
+    source = write_source(tmp_path, reader="scenes", options=options)
+    manifest = image_manifest(str(source), tmp_path / "cache")
+    assert [shard.samples for shard in verify_manifest(manifest.path).shards] == [2, 1]
+    reader = ShardReader(manifest)
+    for n in range(3):
+        pixels = decode_image(reader.read(n)["jpg"], "here").astype(int)
+        assert abs(pixels - make_scene(5 + n, 64).image).mean() < 4  # JPEG
+    monkeypatch.setattr("unsam_lightning.scenes.make_scene", None)
+    assert image_manifest(str(source), tmp_path / "cache") == read_manifest(manifest.path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"reader": "scenes", "options": {"num_image": 3}}, "num_image"),
+        ({"reader": "scenes", "options": {"num_images": 3, "name": "other"}}, "name"),
+        ({"reader": "scenes"}, "missing a required.*'num_images'"),
+        ({"reader": "images", "root": ".", "options": {"out_dir": "/tmp"}}, "out_dir"),
+    ],
+)
+def test_unknown_options_of_training_images_are_named(tmp_path: Path, fields: dict[str, Any], found: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"options that reader {fields['reader']} takes in .*found .*{found}.*it takes"
+    ):
+        image_manifest(str(write_source(tmp_path, **fields)), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"reader": "scenes", "options": {"num_images": 3, "sized": 64}}, "sized"),
+        ({"reader": "bsds500", "root": ".", "options": {"splitt": "val"}}, "splitt"),
+        ({"reader": "mask_folder", "root": ".", "options": {"images": "a"}}, "missing a required.*'masks'"),
+        ({"reader": "mask_folder", "root": ".", "options": {"images": "a", "masks": "b", "c": 1}}, "'c'"),
+    ],
+)
+def test_unknown_options_of_benchmarks_are_named(tmp_path: Path, fields: dict[str, Any], found: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"options that reader {fields['reader']} takes in .*found .*{found}.*it takes"
+    ):
+        eval_dataset(str(write_source(tmp_path, **fields)))
+
+
+def test_benchmarks_carry_the_name_of_their_source(photos: Path, tmp_path: Path) -> None:
+    scenes = eval_dataset(str(write_source(tmp_path, reader="scenes", options={"num_images": 2, "size": 64})))
+    assert (scenes.name, len(scenes)) == ("mine", 2)
+    masks = photos.parent / "truth"
+    masks.mkdir()
+    for n in range(3):
+        Image.fromarray(np.eye(20, 30, dtype=np.uint8) * 220).save(masks / f"{n}.png")
+    options = {"images": "photos", "masks": "truth", "ignore_value": 220}
+    folder = eval_dataset(str(write_source(tmp_path, reader="mask_folder", root="data", options=options)))
+    assert (folder.name, len(folder)) == ("mine", 3)
+    assert len(folder[0].masks) == 0  # the only value is ignored
+
+
+def test_shipped_sources_are_complete() -> None:
+    paths = sorted((Path(__file__).parents[1] / "data_manifests").glob("*.yaml"))
+    assert paths
+    names = [read_source(path).name for path in paths]
+    assert len(set(names)) == len(names)
