@@ -94,7 +94,7 @@ def test_problems_of_the_numbers_are_named(model: UnSAM) -> None:
     content = adapter_content(model)
     del content["state_dict"]["model.decoder.token"]
     content["state_dict"]["model.decoder.surprise"] = torch.zeros(1)
-    content["state_dict"]["model.decoder.granularity_encoder.type_embedding"] = torch.zeros(2, 64)
+    content["state_dict"]["model.decoder.granularity_encoder.type_embedding"] = torch.zeros(2, 5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(UserError) as caught:
         load_adapter(model, content, "a.ckpt")
@@ -102,7 +102,7 @@ def test_problems_of_the_numbers_are_named(model: UnSAM) -> None:
         "in a.ckpt",
         "missing decoder.token",
         "unexpected decoder.surprise",
-        "type_embedding has shape (2, 64) instead of (1, 64)",
+        "type_embedding has shape (2, 5) instead of (1, ",
     ):
         assert part in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -126,9 +126,9 @@ def test_lora_goes_where_the_config_says(small: torch.nn.Module) -> None:
 def test_warm_start_is_near_sams_own_mask_and_a_cold_one_is_not() -> None:
     torch.manual_seed(0)
     sam = build_sam("nano")
-    width = 64
+    width = sam.sam_mask_decoder.transformer_dim
     image, dense = torch.randn(2, width, 16, 16), torch.randn(2, width, 16, 16)
-    high_res = (torch.randn(2, 8, 64, 64), torch.randn(2, 16, 32, 32))
+    high_res = (torch.randn(2, width // 8, 64, 64), torch.randn(2, width // 4, 32, 32))
     image_pe, sparse = sam.sam_prompt_encoder.get_dense_pe(), torch.randn(2, 2, width)
     stock = sam.sam_mask_decoder(image, image_pe, sparse, dense, False, False, list(high_res))[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,35 @@ def test_imports_have_no_cycle() -> None:
     while ready := {name for name, needed in graph.items() if name not in done and needed <= done}:
         done |= ready
     assert done == set(graph), f"cycle among {sorted(set(graph) - done)}"
+
+
+def reading_tour() -> dict[str, int]:
+    """The place of each module in the README's reading tour; the files of a folder named as a whole share a place."""
+    section = (PACKAGE.parent / "README.md").read_text().partition("## Reading tour")[2].partition("\n## ")[0]
+    table = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
+    entries = [entry for cell in table for entry in re.findall(r"`([\w/]+(?:\.py|/))`", cell)]
+    place: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        path = PACKAGE / entry
+        assert path.exists(), f"the reading tour names {entry}, which is not there"
+        for file in [path] if path.is_file() else path.rglob("*.py"):
+            assert module_name(file) not in place, f"the reading tour names {entry} twice"
+            place[module_name(file)] = number
+    return place
+
+
+def test_reading_tour_is_complete_and_goes_one_way() -> None:
+    place = reading_tour()
+    packages = {module_name(path) for path in FILES if path.name == "__init__.py"}
+    assert set(place) | packages == MODULES
+    backwards = [
+        f"{module_name(path)} imports {needed}, which the tour shows later"
+        for path in FILES
+        if module_name(path) in place
+        for needed in imports_at_load(path)
+        if needed in place and place[needed] > place[module_name(path)]
+    ]
+    assert not backwards
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

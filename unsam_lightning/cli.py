@@ -125,10 +125,11 @@ class UnSAMCLI(LightningCLI):
                 )
             )
         if self.subcommand != "label":
-            loggers = run_loggers(self.run_dir, WandbOptions(**config.wandb.as_dict()))
+            loggers = run_loggers(self.run_dir, config.wandb)
         if isinstance(options.get("callbacks"), list):
             own += options["callbacks"]
-        options |= {"callbacks": own, "logger": loggers, "use_distributed_sampler": False, "num_sanity_val_steps": 0}
+        options |= {"callbacks": own, "logger": loggers, "use_distributed_sampler": False}
+        options |= {"num_sanity_val_steps": 0, "enable_model_summary": False}
         if config.data.val_images == 0 and self.subcommand == "fit":
             options["limit_val_batches"] = 0
         if self.subcommand != "label":

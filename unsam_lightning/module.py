@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from unsam_lightning.adapter import AdapterConfig
@@ -74,6 +75,10 @@ class UnSAMModule(LightningModule):
             self.model = UnSAM.from_pretrained(
                 self.backbone, self.backbone_config, adapter=self.adapter, seed=self.seed
             ).train()
+
+    def on_fit_start(self) -> None:
+        """Say what trains."""
+        rank_zero_info(self.model.size_report())
 
     def training_step(self, pair: ViewPair, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its terms."""

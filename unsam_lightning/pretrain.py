@@ -26,6 +26,7 @@ from unsam_lightning.errors import UserError
 from unsam_lightning.losses.multimask import MultimaskTerms, multimask_terms
 from unsam_lightning.model import PIXEL_MEAN, PIXEL_STD, Embedding
 from unsam_lightning.pretrain_data import MAX_TARGETS, Phase, PhaseSampler, PromptBatch, ScenePrompts
+from unsam_lightning.pretrain_start import learn_discs, start_local
 from unsam_lightning.prompts import correction_clicks
 
 #: A trunk's window that spans the whole map at this size spans it at every size; see `set_frame`.
@@ -49,6 +50,7 @@ class NanoPretraining(LightningModule):
         decay_share: Last share of all steps, in which the learning rate falls linearly to 0.
         weight_decay: Of AdamW, for matrices and filters.
         ema_decay: Of the running average of the weights, which is what is exported.
+        disc_steps: Steps of the start without images, see `pretrain_start.py`.
         num_workers: Processes that draw scenes, for each training process.
         seed: Of the start, the prompts and everything else drawn.
     """
@@ -67,6 +69,7 @@ class NanoPretraining(LightningModule):
         decay_share: float = 0.3,
         weight_decay: float = 0.05,
         ema_decay: float = 0.999,
+        disc_steps: int = 200,
         num_workers: int = 1,
         seed: int = 0,
     ) -> None:
@@ -79,6 +82,7 @@ class NanoPretraining(LightningModule):
             torch.manual_seed(seed)
             self.sam = build_sam(architecture)
             start_local(self.sam)
+        self.disc_steps = disc_steps
         self.average = AveragedModel(self.sam, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         self.average.requires_grad_(False)
 
@@ -100,6 +104,14 @@ class NanoPretraining(LightningModule):
             prefetch_factor=4 if self.num_workers else None,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+
+    def on_train_start(self) -> None:
+        """Learn discs, in a new run."""
+        if self.global_step == 0:
+            set_frame(self.sam, self.phases[0].frame)
+            torch.manual_seed(self.seed)  # the same on every rank, so that they start alike
+            iou = learn_discs(self.sam, steps=self.disc_steps)
+            print(f"discs around clicks are learnt to an IoU of {iou:.2f}")
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its terms."""
@@ -284,11 +296,17 @@ class _PretrainCLI(LightningCLI):
 
 
 def main(args: list[str]) -> None:
-    """Run `pretrain`.
+    """Run `pretrain`, or `pretrain export`.
 
     Raises:
-        UserError: A config that does not fit.
+        UserError: A config that does not fit, and everything else a user can cause.
     """
+    if args[:1] == ["export"]:
+        # Imported here: the export stands on this file.
+        from unsam_lightning.pretrain_export import main as export
+
+        export(args[1:])
+        return
     # The sampler takes its position from the batch progress that Lightning saves; Lightning cannot know that.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -17,7 +17,7 @@ HEIGHT, WIDTH, FRAME = 48, 80, 64
 
 
 class DiscModel:
-    """Draws a disc around each click, as wide as the granularity says, on the previous mask moved one cell to the right.
+    """Draws discs around clicks, as wide as the granularity says, on the previous mask moved one cell right.
 
     So its answer depends on all clicks, their order and labels, the granularity and the mask prompt.
     """

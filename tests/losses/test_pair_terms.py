@@ -23,7 +23,7 @@ def test_by_hand() -> None:
 
 def test_iou_term_by_hand() -> None:
     logits = torch.tensor([[[3.0, 3.0], [3.0, -3.0]], [[-1.0, -1.0], [-1.0, 0.0]]])
-    masks = torch.tensor([[[1, 1], [0, 1]], [[1, 0], [0, 0]]], dtype=torch.bool)
+    masks = torch.tensor([[[1, 1], [0, 1]], [[0, 0], [0, 1]]], dtype=torch.bool)
     # Intersection 2 of union 4, and 0 of 1 (a logit of zero is outside).
     assert pair_terms(logits, masks, torch.tensor([0.75, 0.25])).iou.item() == pytest.approx((0.25 + 0.25) / 2)
     empty = torch.zeros_like(masks)

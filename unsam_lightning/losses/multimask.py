@@ -1,8 +1,8 @@
 """SAM's loss for an ambiguous click: one mask, and three masks of which the best for each right answer is trained.
 
 Source: Segment Anything (arXiv 2304.02643), section 3, "resolving ambiguity", and appendix A.
-Differs: binary cross-entropy instead of focal loss, which had learnt nothing after 900 steps from random weights; every
-    right answer to a click counts, not only the one that was drawn, because scenes know them all.
+Differs: instead of focal loss, which had learnt nothing after 900 steps from random weights, cross-entropy with
+    the pixels inside weighted by the root of 1 / (share of the frame), so that "nothing" is no good answer; every right answer to a click counts, not only the one that was drawn, because scenes know them all.
 Next in the tour: `../pretrain_data.py`.
 """
 
@@ -13,6 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+#: Weight at most of a pixel inside a mask, against 1 outside.
+_MAX_INSIDE_WEIGHT = 20.0
 
 
 class MultimaskTerms(NamedTuple):
@@ -62,9 +65,11 @@ def pairwise_costs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         targets: (P, G, h, w) in [0, 1].
     """
     x, t = logits.flatten(2).float(), targets.flatten(2).float().transpose(1, 2)  # (P, M, pixels), (P, pixels, G)
-    # softplus(x) - x t is the cross-entropy; the products over pixels spare the (P, M, G, pixels) tensor.
-    entropy = (softplus(x).sum(2, keepdim=True) - x @ t) / x.shape[2]
-    prob, area = x.sigmoid(), t.sum(1, keepdim=True)
+    # Products over the pixels spare the (P, M, G, pixels) tensor.
+    area, pixels = t.sum(1, keepdim=True), x.shape[2]  # (P, 1, G)
+    weight = (pixels / area.clamp(min=1)).sqrt().clamp(max=_MAX_INSIDE_WEIGHT)
+    entropy = (weight * (softplus(-x) @ t) + softplus(x) @ (1 - t)) / (weight * area + pixels - area)
+    prob = x.sigmoid()
     dice = 1 - (2 * (prob @ t) + 1) / (prob.sum(2, keepdim=True) + area + 1)
     inside, truth = (x.detach() > 0).float(), (t > 0.5).float()
     overlap = inside @ truth

@@ -1,0 +1,244 @@
+"""Pre-training: prompts, loss, sizes, start, resume, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from safetensors import safe_open
+
+from unsam_lightning.backbone import build_sam
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.errors import UserError
+from unsam_lightning.losses.multimask import multimask_terms, pairwise_costs
+from unsam_lightning.model import UnSAM
+from unsam_lightning.pretrain import NanoPretraining, decode_all, encode_with_gradient, main, set_frame
+from unsam_lightning.pretrain_data import Phase, PhaseSampler, ScenePrompts, choose_masks, noisy_box
+from unsam_lightning.pretrain_export import deepest_pixel, export_weights, load_exported, one_click_iou
+from unsam_lightning.pretrain_start import learn_discs, start_local
+from unsam_lightning.scenes import make_scene
+
+
+def test_prompts_are_a_function_of_the_image_number() -> None:
+    first, again, other = (ScenePrompts(4)[key] for key in ((7, 64), (7, 64), (8, 64)))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.images, other.images)
+
+
+def test_clicks_lie_in_all_their_targets() -> None:
+    prompts = ScenePrompts(16, deep_share=0.5)
+    for number in range(6):
+        item = prompts[(number, 128)]
+        assert item.images.shape == (3, 128, 128)
+        assert item.images.dtype == torch.uint8
+        cell = (item.clicks_xy / 4).floor().long().clamp(0, 31)
+        for p in range(16):
+            covered = item.targets[p, :, cell[p, 1], cell[p, 0]]
+            assert bool((covered[item.is_target[p]] > 0).all())
+            assert bool((item.targets[p][~item.is_target[p]] == 0).all())
+        assert bool(item.is_target[:, 0].all())
+
+
+def test_masks_are_drawn_evenly_over_sizes() -> None:
+    scene = make_scene(3, 128)
+    rng = np.random.default_rng(0)
+    drawn = choose_masks(rng, scene, 128, 4000)
+    share = scene.masks.mean((1, 2))
+    assert (share[drawn] * 32**2).min() >= 1.5
+    sizes = np.floor(np.log(share[drawn]) / np.log(4))
+    counts = np.unique(sizes, return_counts=True)[1]
+    assert len(counts) >= 3
+    assert counts.max() < 1.2 * counts.min()
+
+
+def test_boxes_stay_within_a_fifth_of_their_side() -> None:
+    mask = np.zeros((64, 64), dtype=np.bool_)
+    mask[10:30, 20:60] = True
+    rng = np.random.default_rng(0)
+    boxes = np.stack([noisy_box(rng, mask) for _ in range(200)])
+    assert np.abs(boxes - (20, 10, 59, 29)).max(0) == pytest.approx([8, 4, 8, 4], rel=0.05)
+
+
+def test_sampler_starts_anywhere_and_splits_over_ranks() -> None:
+    phases = [Phase(frame=64, steps=2), Phase(frame=128, steps=2)]
+    whole = list(PhaseSampler(phases, 4))
+    assert len(whole) == 4
+    assert whole[2] == [(8, 128), (9, 128), (10, 128), (11, 128)]
+    assert list(PhaseSampler(phases, 4, batches_done=lambda: 3)) == whole[3:]
+    ranks = [list(PhaseSampler(phases, 4, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == whole
+    with pytest.raises(UserError, match="evenly"):
+        PhaseSampler(phases, 3, world_size=2)
+    with pytest.raises(UserError, match="multiple of 32"):
+        Phase(frame=100, steps=1)
+
+
+def test_costs_by_hand() -> None:
+    target = torch.zeros(1, 2, 2, 2)
+    target[0, 0, 0, 0] = 1  # one of four pixels: inside pixels weigh 2
+    target[0, 1] = 1
+    logits = torch.zeros(1, 1, 2, 2)
+    logits[0, 0, 0, 0] = 2.0
+    costs, ious = pairwise_costs(logits, target)
+    p = 1 / (1 + np.exp(-2.0))
+    entropy = (2 * -np.log(p) + 3 * np.log(2)) / (2 * 1 + 3)
+    dice = 1 - (2 * p + 1) / (p + 1.5 + 1 + 1)
+    assert costs[0, 0, 0].item() == pytest.approx(entropy + dice, rel=1e-5)
+    all_inside = (-np.log(p) + 3 * np.log(2)) / 4 + 1 - (2 * (p + 1.5) + 1) / (p + 1.5 + 4 + 1)
+    assert costs[0, 0, 1].item() == pytest.approx(all_inside, rel=1e-5)
+    assert ious[0, 0].tolist() == [1.0, 0.25]
+
+
+def test_only_the_best_of_the_three_learns_each_answer() -> None:
+    targets = torch.zeros(1, 2, 4, 4)
+    targets[0, 0, :2], targets[0, 1, :, :1] = 1, 1
+    logits = torch.stack((targets[0, 0], targets[0, 0], targets[0, 1], 1 - targets[0, 0]))[None] * 2 - 1
+    logits.requires_grad_()
+    iou, score = torch.full((1, 4), 0.5), torch.zeros(1, 1)
+    terms, true_iou = multimask_terms(logits, iou, score, targets, torch.tensor([[1.0, 0.5]]))
+    gradient = torch.autograd.grad(terms.three, logits)[0][0]
+    assert [bool(g.any()) for g in gradient] == [False, True, True, False]
+    assert true_iou[0, 1].item() == 1
+    assert terms.score.item() == pytest.approx(np.log(2), rel=1e-5)
+    assert terms.iou.item() == pytest.approx(float(((true_iou - 0.5) ** 2).mean()), rel=1e-5)
+    without = multimask_terms(logits, iou, score, targets, torch.tensor([[1.0, 0.0]]))[0]
+    assert [bool(g.any()) for g in torch.autograd.grad(without.three, logits)[0][0]] == [False, True, False, False]
+
+
+def test_frame_can_change_without_changing_the_native_result() -> None:
+    torch.manual_seed(0)
+    sam = build_sam("nano")
+    images = torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8)
+    points, labels, index = torch.tensor([[[70.0, 30.0]]]), torch.ones(1, 1), torch.zeros(1, dtype=torch.long)
+    windows = [block.window_size for block in sam.image_encoder.trunk.blocks]
+    before = decode_all(sam, encode_with_gradient(sam, images), index, points, labels)[0]
+    set_frame(sam, 128)
+    small = decode_all(sam, encode_with_gradient(sam, images[..., ::2, ::2]), index, points / 2, labels)[0]
+    assert small.shape == (1, 4, 32, 32)
+    set_frame(sam, 256)
+    assert [block.window_size for block in sam.image_encoder.trunk.blocks] == windows
+    assert torch.equal(before, decode_all(sam, encode_with_gradient(sam, images), index, points, labels)[0])
+
+
+def test_pretraining_and_inference_are_the_same_model() -> None:
+    module = NanoPretraining()
+    model = UnSAM.from_pretrained("nano")
+    model.sam.load_state_dict(module.sam.state_dict())
+    images = torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8)
+    points, labels = torch.rand(2, 1, 2) * 256, torch.ones(2, 1)
+    logits, iou, _ = decode_all(model.sam, encode_with_gradient(model.sam, images), torch.arange(2), points, labels)
+    three = model.decode(model.encode(images), points, labels, multimask=True)
+    assert torch.allclose(logits[:, 1:], three.masks, atol=1e-5)
+    assert torch.allclose(iou[:, 1:], three.iou, atol=1e-6)
+
+
+def test_local_start_learns_discs_quickly() -> None:
+    torch.manual_seed(0)
+    sam = build_sam("nano")
+    start_local(sam)
+    set_frame(sam, 64)
+    assert learn_discs(sam, steps=90, num_prompts=16) > 0.25
+
+
+def _module(**options: object) -> NanoPretraining:
+    phases = (Phase(frame=64, steps=3), Phase(frame=96, steps=3))
+    chosen = {"phases": phases, "batch_size": 2, "num_prompts": 4, "disc_steps": 2, "num_workers": 0, **options}
+    return NanoPretraining(**chosen)  # type: ignore[arg-type]
+
+
+def _trainer(folder: Path, **options: object) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    chosen = {"accelerator": "cpu", "logger": False, "default_root_dir": folder, "max_epochs": 1, **quiet, **options}
+    return Trainer(**chosen)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resumed_run_equals_an_uninterrupted_one_and_is_exported(tmp_path: Path) -> None:
+    whole = _module()
+    _trainer(tmp_path).fit(whole)
+    cut = _trainer(tmp_path, max_steps=4)
+    cut.fit(_module())
+    cut.save_checkpoint(tmp_path / "cut.ckpt")
+    resumed, trainer = _module(), _trainer(tmp_path)
+    trainer.fit(resumed, ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
+    assert trainer.global_step == 6
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    out = tmp_path / "weights" / "nano.safetensors"
+    digest, step = export_weights(tmp_path / "last.ckpt", out)
+    assert (len(digest), step) == (64, 6)
+    assert out.stat().st_size < 8e6
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["steps"] == "6"
+    model = load_exported(out)
+    for name, value in resumed.average.module.state_dict().items():
+        assert torch.equal(model.sam.state_dict()[name], value.half().float()), name
+    (tmp_path / "broken.ckpt").write_bytes(out.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"a checkpoint of `pretrain`"):
+        export_weights(tmp_path / "broken.ckpt", out)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_command_goes_on_from_its_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "model": {
+                    "phases": [{"frame": 64, "steps": 3}],
+                    "batch_size": 1,
+                    "num_prompts": 2,
+                    "disc_steps": 1,
+                    "num_workers": 0,
+                },
+                "trainer": {
+                    "accelerator": "cpu",
+                    "max_steps": 2,
+                    "enable_progress_bar": False,
+                    "default_root_dir": str(tmp_path / "run"),
+                },
+                "checkpoint_every": 1,
+            }
+        )
+    )
+    main(["--config", str(config)])
+    main(["--config", str(config), "--trainer.max_steps", "3"])
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert f"going on from {last}" in capsys.readouterr().out
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    with pytest.raises(UserError, match="config"):
+        main(["--config", str(config), "--model.no_such_thing", "1"])
+
+
+def test_deepest_pixel_counts_the_frame_as_outside() -> None:
+    mask = np.zeros((9, 12), dtype=np.bool_)
+    mask[0:3, 0:9] = True
+    assert deepest_pixel(mask)[1] == 1
+    mask[:] = True
+    assert deepest_pixel(mask)[1] == 4
+
+
+def test_one_click_iou_by_a_model_that_answers_with_known_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = np.zeros((2, 64, 64), dtype=np.int8)
+    masks[0, :32], masks[1, 16:48, 16:48] = 1, 1
+    sample = EvalSample(key="a", image=np.zeros((64, 64, 3), dtype=np.uint8), masks=masks, ids=["0", "1"])
+    half, quarter = (torch.from_numpy(mask).float() * 20 - 10 for mask in masks)
+    answers = torch.stack((half, quarter, half, torch.full((64, 64), 10.0)))
+
+    def decode(*args: object) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return answers.expand(2, -1, -1, -1), torch.tensor([[0.9, 0.1, 0.2, 0.7]]).expand(2, -1), None
+
+    monkeypatch.setattr("unsam_lightning.pretrain_export.decode_all", decode)
+    result = one_click_iou(UnSAM.from_pretrained("nano"), [sample])
+    overlap = 16 * 32 / (32 * 64 + 32 * 32 - 16 * 32)
+    assert result.num_masks == 2
+    assert result.best_of_three == pytest.approx(1.0)
+    assert result.single == pytest.approx((1 + overlap) / 2)
+    assert result.own_choice == pytest.approx((0.5 + 0.25) / 2)
+    with pytest.raises(UserError, match="5000 px"):
+        one_click_iou(UnSAM.from_pretrained("nano"), [sample], min_area_px=5000)
