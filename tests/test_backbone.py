@@ -9,17 +9,10 @@ import yaml
 from safetensors.torch import save_file
 
 from unsam_lightning import backbone
-from unsam_lightning.backbone import (
-    NAMES,
-    architecture_of,
-    build_sam,
-    load_base,
-    load_strictly,
-    read_state,
-    state_sha256,
-)
+from unsam_lightning.backbone import NAMES, architecture_of, build_sam, load_base
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import sha256_file
+from unsam_lightning.state_dicts import load_strictly, read_state, state_sha256
 
 NANO_YAML = Path(backbone.__file__).parent / "architectures" / "nano.yaml"
 

@@ -20,11 +20,8 @@ Fails = Callable[..., str]
 
 
 @pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fails:
-    monkeypatch.delenv("UNSAM_RUN_DIR", raising=False)
-
+def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
     def run(*args: object) -> str:
-        monkeypatch.delenv("UNSAM_RUN_DIR", raising=False)
         assert main([str(arg) for arg in args]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1

@@ -122,24 +122,32 @@ def test_lora_goes_where_the_config_says(small: torch.nn.Module) -> None:
     assert places(lora_targets=("v_proj",), lora_blocks="final_attn") == {"final_attn_token_to_image.v_proj"}
 
 
+def test_warm_start_copies_sams_single_mask(small: torch.nn.Module) -> None:
+    sam_decoder = small.sam_mask_decoder
+    decoder = adapter_of(small, AdapterConfig())
+    assert torch.equal(decoder.token, sam_decoder.mask_tokens.weight[:1])
+    head = sam_decoder.output_hypernetworks_mlps[0].state_dict()
+    assert all(torch.equal(value, head[name]) for name, value in decoder.mask_head.state_dict().items())
+    assert torch.equal(decoder.granularity_encoder.type_embedding, small.sam_prompt_encoder.not_a_point_embed.weight)
+    assert all(p.requires_grad for p in (decoder.token, *decoder.mask_head.parameters()))
+
+
 @torch.no_grad()
-def test_warm_start_is_near_sams_own_mask_and_a_cold_one_is_not() -> None:
+def test_warm_start_is_near_sams_own_mask_and_a_cold_one_is_not(small: torch.nn.Module) -> None:
     torch.manual_seed(0)
-    sam = build_sam("nano")
-    width = sam.sam_mask_decoder.transformer_dim
-    image, dense = torch.randn(2, width, 16, 16), torch.randn(2, width, 16, 16)
-    high_res = (torch.randn(2, width // 8, 64, 64), torch.randn(2, width // 4, 32, 32))
-    image_pe, sparse = sam.sam_prompt_encoder.get_dense_pe(), torch.randn(2, 2, width)
-    stock = sam.sam_mask_decoder(image, image_pe, sparse, dense, False, False, list(high_res))[0]
+    image, dense, sparse = torch.randn(2, 256, 16, 16), torch.randn(2, 256, 16, 16), torch.randn(2, 2, 256)
+    high_res = (torch.randn(2, 32, 64, 64), torch.randn(2, 64, 32, 32))
+    image_pe = small.sam_prompt_encoder.pe_layer((16, 16))[None]
+    stock = small.sam_mask_decoder(image, image_pe, sparse, dense, False, False, list(high_res))[0]
 
     def correlation(config: AdapterConfig) -> float:
         torch.manual_seed(1)
-        out = adapter_of(sam, config).eval()
-        masks = out(sam.sam_mask_decoder, image, image_pe, sparse, dense, high_res, torch.tensor([0.2, 0.9]))[0]
+        out = adapter_of(small, config).eval()
+        masks = out(small.sam_mask_decoder, image, image_pe, sparse, dense, high_res, torch.tensor([0.2, 0.9]))[0]
         return float(torch.corrcoef(torch.stack((masks.flatten(), stock.flatten())))[0, 1])
 
-    assert correlation(AdapterConfig()) > 0.95
-    assert abs(correlation(AdapterConfig(warm_start=False))) < 0.9
+    assert correlation(AdapterConfig()) > 0.85
+    assert abs(correlation(AdapterConfig(warm_start=False))) < 0.5
 
 
 def test_deep_copy_is_independent(small: torch.nn.Module) -> None:

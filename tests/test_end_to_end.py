@@ -105,7 +105,7 @@ def test_segment_uses_the_checkpoint(finished: Path, tmp_path: Path, capsys: pyt
     photo = finished.parent.parent / "photos" / "photo 0.png"
     checkpoint = finished / "checkpoints" / "last.ckpt"
     args = ["segment", str(photo), "--checkpoint", str(checkpoint), "--click", "60", "36", "--not_click", "5", "5"]
-    assert main([*args, "--granularity", "0.2", "0.9", "--out", str(tmp_path)]) == 0
+    assert main([*args, "--granularity", "fine", "0.9", "--out", str(tmp_path)]) == 0
     assert "g = 0.2" in capsys.readouterr().out
     for name in ("photo 0_g0.2.png", "photo 0_g0.9.png"):
         with Image.open(tmp_path / name) as mask:

@@ -23,7 +23,6 @@ def test_experiment_is_instantiated_and_names_files_that_exist(
             """Stop here."""
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.delenv("UNSAM_RUN_DIR", raising=False)
     more = ["--trainer.default_root_dir", str(tmp_path), "--wandb.mode", "disabled"]
     cli = main(["fit", "--config", str(path), *more], Instantiated)
     assert path.read_text().startswith("# "), "an experiment opens with its question and its cost"

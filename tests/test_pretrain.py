@@ -152,7 +152,15 @@ def _module(**options: object) -> NanoPretraining:
 
 def _trainer(folder: Path, **options: object) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    chosen = {"accelerator": "cpu", "logger": False, "default_root_dir": folder, "max_epochs": 1, **quiet, **options}
+    chosen = {
+        "accelerator": "cpu",
+        "logger": False,
+        "default_root_dir": folder,
+        "max_epochs": -1,
+        "max_steps": 6,
+        **quiet,
+        **options,
+    }
     return Trainer(**chosen)  # type: ignore[arg-type]
 
 

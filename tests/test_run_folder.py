@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.run_folder import last_checkpoint, new_run_dir, remember
+from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, remember
 
 ENV = "UNSAM_RUN_DIR"
 
@@ -57,6 +57,14 @@ def test_requeued_job_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv(ENV)
     assert first.name == "job-4711-fit"
     assert new_run_dir(tmp_path, "fit") == first
+
+
+def test_the_next_run_of_a_process_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    remember(tmp_path / "first")
+    forget()
+    assert new_run_dir(tmp_path, "fit") != tmp_path / "first"
+    forget()
+    forget()  # a second time does no harm
 
 
 def touch(path: Path, at: int) -> Path:

@@ -5,6 +5,7 @@
     python -m unsam_lightning fit --config experiments/x.yaml         # train the adapter; makes labels where missing
     python -m unsam_lightning test --config experiments/x.yaml --ckpt_path last
     python -m unsam_lightning segment PHOTO --checkpoint CKPT --click X Y --granularity 0.3
+    python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml   # the bundled model, from nothing
 
 `COMMAND --help` lists the options of a command.
 """
@@ -33,6 +34,10 @@ def main(args: list[str]) -> int:
             from unsam_lightning.cli import main as lightning_main
 
             lightning_main(args)
+        elif command == "pretrain":
+            from unsam_lightning.pretrain import main as pretrain_main
+
+            pretrain_main(args[1:])
         elif command in ("--help", "-h"):
             print(__doc__)
         elif command == "--version":
@@ -41,7 +46,7 @@ def main(args: list[str]) -> int:
             print(__version__)
         else:
             raise UserError(
-                expected="a command (shards, label, fit, validate, test, segment)",
+                expected="a command (shards, label, fit, validate, test, segment, pretrain)",
                 found=repr(command),
                 remedy="see `python -m unsam_lightning --help`",
             )

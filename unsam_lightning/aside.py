@@ -1,6 +1,6 @@
 """Write aside, then rename: a file is whole under its name, or as it was before.
 
-Next in the tour: `manifest.py`.
+Next in the tour: `progress.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stock SAM-2 from the `sam2` package's own classes: by name, hub id or local checkpoint, and the bundled nano.
 
 Nothing of SAM-2 is copied here; the architectures are the yaml files of the installed `sam2` package (and our own
-`architectures/nano.yaml`). Next in the tour: `decoder.py`.
+`architectures/nano.yaml`). Next in the tour: `adapter.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run shows and guards: progress with data_wait, a check of the first batch, a stop on bad losses, pictures.
 
-Next in the tour: `cli.py`.
+Next in the tour: `loggers.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command line of what needs Lightning: fit, validate, test and label, all from the same YAML.
 
 Plain classes instead of subclass mode keep the keys short: `--model.lr`, `--data.images`, `--trainer.max_steps`.
-Next in the tour: `__main__.py`.
+Next in the tour: `commands.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import WandbLogger
 
 from unsam_lightning.aside import write_text_aside
-from unsam_lightning.backbone import load_base
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
 from unsam_lightning.callbacks import Guard, Panels, Progress
 from unsam_lightning.checkpoint import read_adapter
@@ -27,9 +26,10 @@ from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError
 from unsam_lightning.loggers import WandbOptions, run_loggers
 from unsam_lightning.manifest import Manifest
+from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
 from unsam_lightning.pseudo_labels.labeler import Labeler
-from unsam_lightning.run_folder import last_checkpoint, new_run_dir, remember
+from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, remember
 
 
 class UnSAMTrainer(Trainer):
@@ -44,7 +44,7 @@ class UnSAMTrainer(Trainer):
         """
         assert isinstance(model, UnSAMModule)
         labeler = Labeler(
-            load_base(model.backbone, model.backbone_config),
+            UnSAM.from_pretrained(model.backbone, model.backbone_config),
             datamodule.recipe,
             datamodule.images,
             datamodule.cache_dir,
@@ -198,6 +198,8 @@ def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
             found=" ".join(lines)[:600],
             remedy=f"see `python -m unsam_lightning {args[0] if args else ''} --help`",
         ) from None
+    finally:
+        forget()
 
 
 def _quieten() -> None:

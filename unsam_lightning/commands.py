@@ -1,4 +1,7 @@
-"""The commands that need no Trainer: `shards` and `segment`. Arguments are read here, the work is done elsewhere."""
+"""The commands that need no Trainer: `shards` and `segment`. Arguments are read here, the work is done elsewhere.
+
+Next in the tour: `__main__.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import LEVELS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -14,6 +18,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(expected=f"arguments as in `{self.prog} --help`", found=message, remedy="correct the command")
+
+
+def _granularity(text: str) -> float:
+    return LEVELS[text] if text in LEVELS else float(text)
 
 
 def shards(args: list[str]) -> None:
@@ -51,7 +59,13 @@ def segment(args: list[str]) -> None:
     parser.add_argument("--checkpoint", default="nano", help="a checkpoint of `fit`, or a model name")
     parser.add_argument("--click", nargs=2, type=float, action="append", metavar=("X", "Y"), help="inside, in pixels")
     parser.add_argument("--not_click", nargs=2, type=float, action="append", metavar=("X", "Y"), help="outside")
-    parser.add_argument("--granularity", nargs="+", type=float, default=[0.1, 0.3, 0.6, 1.0])
+    parser.add_argument(
+        "--granularity",
+        nargs="+",
+        type=_granularity,
+        default=[0.1, 0.3, 0.6, 1.0],
+        help=f"numbers from 0.1 to 1.0, or {', '.join(f'{name} ({value:g})' for name, value in LEVELS.items())}",
+    )
     parser.add_argument("--out", type=Path, help="folder; beside the image by default")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(args)

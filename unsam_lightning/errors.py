@@ -1,7 +1,7 @@
 """The one error that a user can cause: it says what was expected, what was found and what to do.
 
 The command line prints it as one line and exits with code 2; every other exception is a defect of ours and keeps its
-traceback.
+traceback. Next in the tour: `batch.py`.
 """
 
 from __future__ import annotations

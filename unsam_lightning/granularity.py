@@ -1,6 +1,6 @@
 """Granularity: a number in [0.1, 1] that says how much of a hierarchy of nested masks is meant.
 
-0.1 is the smallest mask of an instance's hierarchy, 1.0 the instance itself. Next in the tour: `manifest.py`.
+0.1 is the smallest mask of an instance's hierarchy, 1.0 the instance itself. Next in the tour: `aside.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ MIN_GRANULARITY, MAX_GRANULARITY = 0.1, 1.0
 
 #: The ten granularities that the field sweeps: 0.1, 0.2, ... 1.0.
 SWEEP: tuple[float, ...] = tuple(round(0.1 * k, 1) for k in range(1, 11))
+
+#: Named levels and the granularity that stands for each, from the middle of its range; coarse is the whole object.
+#: Source: the ranges [0.1, 0.3), [0.3, 0.8), [0.8, 1.0] of a figure of UnSAMv2, which calls the last one "whole".
+LEVELS: dict[str, float] = {"fine": 0.2, "medium": 0.55, "coarse": 1.0}
 
 
 def granularity_scores(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:

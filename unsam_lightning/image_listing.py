@@ -1,6 +1,6 @@
 """Which files of a folder tree are images, in an order that is the same on every machine.
 
-Next in the tour: `pack_journal.py`.
+Next in the tour: `photo.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Manifests: the yaml beside a set of tar shards that says what must be there, and a quick check against it.
 
 An image manifest describes packed images (`pack.py`), a label manifest the mask-granularity pairs made from them; both
-list their shards in the same way. Light on purpose: no torch. Before: `aside.py`. Next in the tour: `shards.py`.
+list their shards in the same way. Light on purpose: no torch. Next in the tour: `verify.py`.
 """
 
 from __future__ import annotations

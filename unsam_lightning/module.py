@@ -1,6 +1,6 @@
 """The LightningModule: it only connects data, model, objective and evaluation, and says what is trained and saved.
 
-Next in the tour: `callbacks.py`.
+Next in the tour: `segment/render.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class UnSAMModule(LightningModule):
     Args:
         backbone: nano, tiny, small, base_plus, large, a hub id, a checkpoint path (SAM-2, official UnSAMv2 or ours).
         backbone_config: YAML of the backbone's architecture, for a size that has no name.
-        adapter: Preset of the adapter's shape, "default", "official" or "compact".
+        adapter: Preset of the adapter's shape, "default", "official" or "compact"; a backbone that is a checkpoint of
+            ours or an official UnSAMv2 brings its own shape along.
         losses: Weights of the terms.
         num_corrections: Correction clicks after the first click, each a decoder pass with the previous mask.
         lr: Peak learning rate.

@@ -1,7 +1,7 @@
 """The training objective: two views of a batch go through the model and become the three losses.
 
 Pure functions: a test, a benchmark and `UnSAMModule.training_step` call the same `training_objective`.
-Next in the tour: `benchmarks/sample.py`.
+Next in the tour: `metrics/clicker.py`.
 """
 
 from __future__ import annotations

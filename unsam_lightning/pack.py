@@ -2,6 +2,7 @@
 
 The same folder gives the same bytes, also when the process was killed on the way and started again. What becomes of an
 image is in `photo.py`, how a killed run goes on in `pack_journal.py`. Before: `shards.py` and those two.
+Next in the tour: `scenes/`.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ A label shard has the keys of its image shard; each sample is one JSON file:
     {"height": 321, "width": 481, "masks": [{"rle": "...", "granularity": 0.41, "instance": 0, "parent": 3,
                                              "stage": "conquer", "area": 1234}, ...]}
 
-`rle` is the counts string of a COCO RLE. Next in the tour: `datamodule.py`.
+`rle` is the counts string of a COCO RLE. Next in the tour: `views.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import cv2
@@ -113,7 +113,18 @@ class PairDataset(Dataset[Sample]):
                 remedy="run `label` again on this manifest",
             )
         image = decode_image(record["jpg"], f"{self.images.manifest.shards[self.images.shard_of(index)].file}, {key}")
-        return key, image, json.loads(label["json"])
+        return key, image, self._parse(label)
+
+    def _parse(self, label: dict[str, Any]) -> dict[str, Any]:
+        try:
+            about: dict[str, Any] = json.loads(label["json"])
+        except ValueError:
+            raise UserError(
+                expected=f"a readable label of {label['__key__']} in {self.labels.manifest.path}",
+                found=f"{len(label['json'])} bytes that are not JSON",
+                remedy="delete that folder and run `label` again",
+            ) from None
+        return about
 
 
 def _resize_image(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
@@ -157,7 +168,7 @@ class BatchSampler:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
-        batches_done: Any = lambda: 0,
+        batches_done: Callable[[], int] = lambda: 0,
         batches_per_epoch: int | None = None,
         shuffle_shards: int = 16,
     ) -> None:

@@ -1,7 +1,7 @@
 """One image file becomes an upright RGB JPEG, or a reason why it cannot.
 
 16-bit values are scaled to 8 bits, transparency is laid on white (what a browser shows), colour profiles are not
-applied. Next in the tour: `image_listing.py`.
+applied. Next in the tour: `pack_journal.py`.
 """
 
 from __future__ import annotations

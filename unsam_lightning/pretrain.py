@@ -26,7 +26,7 @@ from unsam_lightning.errors import UserError
 from unsam_lightning.losses.multimask import MultimaskTerms, multimask_terms
 from unsam_lightning.model import PIXEL_MEAN, PIXEL_STD, Embedding
 from unsam_lightning.pretrain_data import MAX_TARGETS, Phase, PhaseSampler, PromptBatch, ScenePrompts
-from unsam_lightning.pretrain_start import learn_discs, start_local
+from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local
 from unsam_lightning.prompts import correction_clicks
 
 #: A trunk's window that spans the whole map at this size spans it at every size; see `set_frame`.
@@ -45,6 +45,7 @@ class NanoPretraining(LightningModule):
         correction_share: Share of prompts that get a second pass: a correction click, and the first pass's best mask as
             mask prompt.
         chain_weight: Weight of the other right answers of a click, against 1 for the wanted mask.
+        region_weight: Of the head that teaches the encoder regions, see `pretrain_start.py`.
         lr: Learning rate after the warm-up.
         warmup_steps: Steps of linear warm-up.
         decay_share: Last share of all steps, in which the learning rate falls linearly to 0.
@@ -64,6 +65,7 @@ class NanoPretraining(LightningModule):
         box_share: float = 0.15,
         correction_share: float = 0.25,
         chain_weight: float = 0.5,
+        region_weight: float = 1.0,
         lr: float = 1e-3,
         warmup_steps: int = 200,
         decay_share: float = 0.3,
@@ -82,9 +84,15 @@ class NanoPretraining(LightningModule):
             torch.manual_seed(seed)
             self.sam = build_sam(architecture)
             start_local(self.sam)
-        self.disc_steps = disc_steps
+            self.regions = RegionHead(self.sam.hidden_dim)
+        self.disc_steps, self.region_weight = disc_steps, region_weight
         self.average = AveragedModel(self.sam, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         self.average.requires_grad_(False)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of optimizer steps of the whole training."""
+        return sum(phase.steps for phase in self.phases)
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:
         """Return the batches from where the run stands."""
@@ -117,21 +125,24 @@ class NanoPretraining(LightningModule):
         """Return the loss of one batch and log its terms."""
         # Derived from the images: a resumed run draws the same numbers, ranks draw different ones.
         torch.manual_seed(self.seed + int(batch.number[0]))
-        passes, ious = self.step(batch)
+        passes, regions, ious = self.step(batch)
         terms = MultimaskTerms(*(torch.stack(values).mean() for values in zip(*passes, strict=True)))
         loss = terms.single + terms.three + terms.iou + 0.05 * terms.score  # the score is 1 always: easily learnt
+        loss = loss + self.region_weight * regions
+        self.log("train/loss_regions", regions.detach())
         self.log_dict({f"train/loss_{name}": value.detach() for name, value in terms._asdict().items()})
         self.log_dict({f"train/iou_{name}": value for name, value in ious.items()}, prog_bar=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 
-    def step(self, batch: PromptBatch) -> tuple[list[MultimaskTerms], dict[str, Tensor]]:
-        """Return the loss terms of the passes, and mean IoUs of the first one for the log."""
+    def step(self, batch: PromptBatch) -> tuple[list[MultimaskTerms], Tensor, dict[str, Tensor]]:
+        """Return the loss terms of the passes, the loss of the region head, and mean IoUs of the first one for the log."""
         set_frame(self.sam, batch.images.shape[-1])
         embedding = encode_with_gradient(self.sam, batch.images)
         index = torch.arange(len(batch.images), device=self.device).repeat_interleave(batch.targets.shape[1])
         targets = batch.targets.flatten(0, 1).float() / 255  # (P, G, h, w)
         weights = batch.is_target.flatten(0, 1) * self._answer_weights()
+        regions, region_iou = self.regions(embedding, batch.clicks_xy, targets, weights)
         if float(torch.rand(())) < self.box_share:
             points = batch.boxes.flatten(0, 1).unflatten(1, (2, 2))
             labels = torch.tensor([2, 3], device=self.device).expand(len(points), -1)
@@ -144,11 +155,11 @@ class NanoPretraining(LightningModule):
         passes = [terms]
         chosen = torch.rand(len(points)).argsort()[: round(self.correction_share * len(points))].to(self.device)
         if len(chosen):
-            passes.append(
-                self._correct(embedding, index, points, labels, logits.detach(), true_iou, targets, chosen)
-            )
+            passes.append(self._correct(embedding, index, points, labels, logits.detach(), true_iou, targets, chosen))
         own = true_iou[:, 1:].gather(1, iou[:, 1:].argmax(1, keepdim=True))
-        return passes, {"single": true_iou[:, 0].mean(), "best": true_iou[:, 1:].amax(1).mean(), "own": own.mean()}
+        best = true_iou[:, 1:].amax(1).mean()
+        ious = {"single": true_iou[:, 0].mean(), "best": best, "own": own.mean(), "regions": region_iou}
+        return passes, regions, ious
 
     def _correct(
         self,
@@ -187,11 +198,11 @@ class NanoPretraining(LightningModule):
 
         The constant stretch has no end of its own: a run from a checkpoint before the decay can be made longer.
         """
-        decayed = [p for p in self.sam.parameters() if p.ndim > 1]
-        others = [p for p in self.sam.parameters() if p.ndim <= 1]
+        trained = [p for p in self.parameters() if p.requires_grad]
+        decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98))
-        total = sum(phase.steps for phase in self.phases)
+        total = self.num_steps
         decay_steps = max(1, round(self.decay_share * total))
 
         def factor(step: int) -> float:
@@ -287,7 +298,8 @@ class _PretrainCLI(LightningCLI):
         options = config.trainer.as_dict() | kwargs
         options |= {
             "default_root_dir": str(self.run_dir),
-            "max_epochs": 1,  # the phases are one pass
+            "max_epochs": -1,  # the phases alone say how long
+            "max_steps": self.model.num_steps if options["max_steps"] == -1 else options["max_steps"],
             "callbacks": [checkpoints, *(options.get("callbacks") or [])],
             "logger": CSVLogger(self.run_dir, name="csv"),
             "use_distributed_sampler": False,

@@ -1,8 +1,6 @@
 """From a checkpoint of `pretrain` to the weights in the package: float16 safetensors, measured, with a card.
 
-    python -m unsam_lightning pretrain export runs/pretrain_nano/checkpoints/last.ckpt --hardware "one CPU core"
-
-Next in the tour: `benchmarks/`.
+python -m unsam_lightning pretrain export runs/pretrain_nano/checkpoints/last.ckpt --hardware "one CPU core"
 """
 
 from __future__ import annotations

@@ -1,16 +1,19 @@
 """How the nano model starts: its decoder knows where a click is before it sees an image.
 
 From plain random weights a SAM-2 spends its first hundreds of steps on a plateau, because position reaches the masks
-only through attention that does not yet attend by position. Two cheap steps spare that. Next in the tour: `pretrain.py`.
+only through attention that does not yet attend by position. Two cheap steps and a head that is
+thrown away spare that.
+Next in the tour: `pretrain.py`.
 """
 
 from __future__ import annotations
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
-from torch import Tensor
+from torch import Tensor, nn
 
-from unsam_lightning.losses.multimask import pairwise_costs
+from unsam_lightning.losses.multimask import best_of_masks, pairwise_costs
+from unsam_lightning.model import Embedding
 from unsam_lightning.pretrain_data import STRIDE
 
 #: Attention logit of a pixel at the click itself, against about 0 far away, in the starting weights.
@@ -106,3 +109,50 @@ def learn_discs(sam: SAM2Base, *, steps: int = 200, num_prompts: int = 64, lr: f
         optimizer.step()
         schedule.step()
     return float(iou)
+
+
+class RegionHead(nn.Module):
+    """Teaches the encoder regions without the decoder: a pixel belongs to a click as far as their features agree.
+
+    The decoder learns slowly to hand gradients down to the encoder; this head hands them down from the first step. It
+    is thrown away afterwards.
+
+    Args:
+        width: Of the decoder, D.
+        num_maps: Independent features, so that each can learn one level of detail.
+        channels: Of each of them.
+    """
+
+    def __init__(self, width: int, num_maps: int = 3, channels: int = 16) -> None:
+        super().__init__()
+        self.num_maps = num_maps
+        self.coarse = nn.Conv2d(width, num_maps * channels, 1)
+        self.middle = nn.Conv2d(width // 4, num_maps * channels, 1)
+        self.fine = nn.Conv2d(width // 8, num_maps * channels, 1)
+        self.scale = nn.Parameter(torch.full((num_maps,), 10.0))
+        self.shift = nn.Parameter(torch.full((num_maps,), -5.0))
+
+    def forward(
+        self, embedding: Embedding, clicks_xy: Tensor, targets: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss and the mean IoU of the best map with the wanted mask.
+
+        Args:
+            embedding: Of B images.
+            clicks_xy: (B, P, 2) pixels of the frame.
+            targets: (B P, G, h, w) in [0, 1].
+            weights: (B P, G), see `multimask_terms`.
+        """
+        fine, middle = embedding.high_res
+        size = fine.shape[-2:]
+        sum_of_levels = self.fine(fine)
+        for projected in (self.middle(middle), self.coarse(embedding.image)):
+            sum_of_levels = sum_of_levels + nn.functional.interpolate(projected, size, mode="bilinear")
+        features = nn.functional.normalize(sum_of_levels.unflatten(1, (self.num_maps, -1)).flatten(3), dim=2)
+        column, row = (clicks_xy / STRIDE).long().clamp(0, size[0] - 1).unbind(-1)  # (B, P)
+        pixel = (row * size[1] + column)[:, None, None].expand(-1, *features.shape[1:3], -1)  # (B, M, C, P)
+        similarity = features.gather(3, pixel).transpose(2, 3) @ features  # (B, M, P, h w)
+        logits = self.scale[:, None, None] * similarity + self.shift[:, None, None]
+        logits = logits.transpose(1, 2).flatten(0, 1).unflatten(2, size)  # (B P, M, h, w)
+        cost, iou = pairwise_costs(logits, targets)
+        return best_of_masks(cost, weights), iou[:, :, 0].amax(1).mean()

@@ -1,6 +1,7 @@
 """Run folders: where one run keeps its config, checkpoints, metrics and pictures, and how a later one finds them.
 
 runs/quickstart/2026-11-21_08-30-00-fit/{config.yaml, checkpoints/last.ckpt, benchmark_test_000100.csv, panels/, ...}
+Next in the tour: `cli.py`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ def remember(path: Path) -> Path:
     """Use a folder for this process and those it starts."""
     os.environ[_ENV] = str(path)
     return path
+
+
+def forget() -> None:
+    """Let the next run in this process have a folder of its own."""
+    os.environ.pop(_ENV, None)
 
 
 def last_checkpoint(root: Path) -> Path:

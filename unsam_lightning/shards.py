@@ -1,7 +1,7 @@
 """Tar shards: read any sample by its index without reading the tar, write a shard that is complete or absent.
 
 A sample is a key and some files: `{key}.jpg` and `{key}.json` in image shards, the same keys in label shards. The tars
-are plain WebDataset shards. Before: `manifest.py`. Next in the tour: `pack.py`, which fills image shards.
+are plain WebDataset shards. Next in the tour: `image_listing.py`.
 """
 
 from __future__ import annotations

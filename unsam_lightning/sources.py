@@ -8,7 +8,7 @@ A source file is a small yaml in `data_manifests/` that says what a data set is,
     root: ../../shared/data/BSDS500        # relative to the yaml
     options: {split: val}
 
-Next in the tour: `views.py`.
+Next in the tour: `pairs.py`.
 """
 
 from __future__ import annotations

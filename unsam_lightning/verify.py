@@ -1,6 +1,6 @@
 """Read every shard of a manifest in full and compare: `python -m unsam_lightning shards --verify`.
 
-The quick check, which every run makes, is in `manifest.py`.
+The quick check, which every run makes, is in `manifest.py`. Next in the tour: `shards.py`.
 """
 
 from __future__ import annotations

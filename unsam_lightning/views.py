@@ -1,7 +1,7 @@
 """Two augmented views of a batch, made on its device, and the exact warp between them.
 
 Kornia draws and applies the augmentation of the images and hands out its geometry as one matrix per image; masks and
-clicks follow that matrix, so all three agree to the pixel. Next in the tour: `datamodule.py`.
+clicks follow that matrix, so all three agree to the pixel. Next in the tour: `state_dicts.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Gathers the benchmark results of all ranks and reports them: terminal, JSON, CSV, every logger.
 
-Next in the tour: `../segment/render.py`.
+Next in the tour: `datamodule.py`.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class BenchmarkCallback(Callback):
         about = {
             "step": trained_steps,
             "base": {"name": module.model.base_name, "sha256": module.model.base_sha256},
+            "precision": trainer.precision,
             "evaluation": asdict(config),
         }
         self.run_dir.mkdir(parents=True, exist_ok=True)

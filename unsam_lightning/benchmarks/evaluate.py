@@ -1,6 +1,6 @@
 """One image through all benchmarks: what a rank does for each image of its share.
 
-`evaluate_sample` needs no Trainer: a notebook can call it. Next in the tour: `tables.py`.
+`evaluate_sample` needs no Trainer: a notebook can call it. Next in the tour: `benchmarks/tables.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Interactive benchmark of one image: simulated click sessions of all its objects, models and granularities at once.
 
 The image is encoded once; all sessions advance in lock-step, so every decoder call is full. The same code judges the
-untouched SAM-2 and the tuned model. Next in the tour: `whole_image.py`.
+untouched SAM-2 and the tuned model. Next in the tour: `benchmarks/whole_image.py`.
 """
 
 from __future__ import annotations

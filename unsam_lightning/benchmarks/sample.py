@@ -1,4 +1,7 @@
-"""What a benchmark reader gives and what an evaluation takes: one image with its ground-truth masks."""
+"""What a benchmark reader gives and what an evaluation takes: one image with its ground-truth masks.
+
+Next in the tour: `benchmarks/subset.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A smaller benchmark: the same images and masks on every machine and rank. Next in the tour: `interactive.py`."""
+"""A smaller benchmark: the same images and masks on every machine and rank.
+
+Next in the tour: `benchmarks/readers/`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """From the results of images to the rows of a table: one row for each data set and each way of choosing a mask.
 
-Pure functions. Next in the tour: `callback.py`.
+Pure functions. Next in the tour: `benchmarks/callback.py`.
 """
 
 from __future__ import annotations

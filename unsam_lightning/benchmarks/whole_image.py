@@ -1,6 +1,6 @@
 """Whole-image proposals: a grid of clicks at several granularities, without ground truth in hand, and their recall.
 
-Next in the tour: `tables.py`.
+Next in the tour: `benchmarks/evaluate.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cross-view consistency: the same click and granularity in another view of the image give the same mask.
 
 The prediction in one view, carried through the known warp and without gradients, teaches the prediction in the other,
-where both views see the image and the teacher is sure. Next in the tour: `contrast.py`.
+where both views see the image and the teacher is sure. Next in the tour: `losses/contrast.py`.
 """
 
 from __future__ import annotations

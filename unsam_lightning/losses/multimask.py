@@ -3,7 +3,8 @@
 Source: Segment Anything (arXiv 2304.02643), section 3, "resolving ambiguity", and appendix A.
 Differs: instead of focal loss, which had learnt nothing after 900 steps from random weights, cross-entropy with
     the pixels inside weighted by the root of 1 / (share of the frame), so that "nothing" is no good answer; every right answer to a click counts, not only the one that was drawn, because scenes know them all.
-Next in the tour: `../pretrain_data.py`.
+
+Next in the tour: `objective.py`.
 """
 
 from __future__ import annotations
@@ -47,14 +48,18 @@ def multimask_terms(
         weights: (P, G) >= 0: how much each right answer counts for the three masks; the wanted one's is positive.
     """
     cost, iou = pairwise_costs(logits, targets)  # (P, 4, G)
-    best = (cost[:, 1:].amin(1) * weights).sum(1) / weights.sum(1)  # (P,)
     terms = MultimaskTerms(
         single=cost[:, 0, 0].mean(),
-        three=best.mean(),
+        three=best_of_masks(cost[:, 1:], weights),
         iou=(predicted_iou.float() - iou[:, :, 0]).square().mean(),
         score=binary_cross_entropy_with_logits(score.float(), torch.ones_like(score, dtype=torch.float32)),
     )
     return terms, iou[:, :, 0]
+
+
+def best_of_masks(cost: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean over prompts of the lowest cost (P, M, G) for each right answer, weighted by (P, G)."""
+    return ((cost.amin(1) * weights).sum(1) / weights.sum(1)).mean()
 
 
 def pairwise_costs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

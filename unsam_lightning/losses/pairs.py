@@ -1,7 +1,7 @@
 """Granularity pairs: a click and a granularity in, the pseudo-mask of that granularity out.
 
 Source: UnSAMv2 (arXiv 2511.13714) section 4.1 and its training configuration: focal 20 (alpha 0.25, gamma 2), dice 1,
-IoU 1, each averaged over the masks. Next in the tour: `consistency.py`.
+IoU 1, each averaged over the masks. Next in the tour: `losses/consistency.py`.
 """
 
 from __future__ import annotations

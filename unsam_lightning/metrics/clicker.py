@@ -1,6 +1,6 @@
 """The simulated user of interactive segmentation: where to click next, and how good a mask is.
 
-Next: `interactive.py`, whole sessions of clicks and the numbers that follow from them.
+Next in the tour: `metrics/interactive.py`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 A simulated user (`clicker.py`) clicks into the middle of the largest error until the mask is good enough.
 `click_session` is one such session; evaluations that move many sessions in lock-step use `Clicker` itself. Sessions are
 kept as lists of float32 IoUs, from which every number of the field follows (`summarize_sessions`).
+Next in the tour: `metrics/proposals.py`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Recall is the share of ground-truth masks that some proposal meets at an IoU threshold; its mean over the thresholds
 0.5, 0.55, ... 0.95 is AR, with only the k best-scored proposals of an image for AR@k.
+Next in the tour: `benchmarks/interactive.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage 1, conquer: merge neighbouring patches with similar features, and keep the regions at falling thresholds.
 
-The inner loop is compiled (`merge_kernel.py`). Next in the tour: `overlap.py`.
+The inner loop is compiled (`merge_kernel.py`). Next in the tour: `pseudo_labels/hierarchy.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Two ways to cut: `mask_cut` takes out one salient object after the other, `bisect` halves the image again and again
 while the halves differ, which also finds small objects and gives candidates of several sizes. Nothing here is trained.
-Next in the tour: `hierarchy.py`.
+Next in the tour: `pseudo_labels/conquer.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage 1, features: an image becomes frozen patch features of the SAM-2 encoder.
 
-Next in the tour: `divide.py`.
+Next in the tour: `pseudo_labels/divide.py`.
 """
 
 from __future__ import annotations

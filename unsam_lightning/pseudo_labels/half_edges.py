@@ -3,7 +3,7 @@
 It never grows: two nodes merge inside the slot of one of them, the other one's half-edges are relinked and doubled
 edges removed. Half-edge `2 e` belongs to one end of edge `e`, half-edge `2 e + 1` to the other. `head` (N,) is the
 first half-edge of a node, `links` (2 E, 2) the ones before and after, `ends` (2 E,) the node at the far end.
-Next in the tour: `merge_kernel.py`.
+Next in the tour: `pseudo_labels/merge_kernel.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Three rules hold in every `Forest`: a mask is one connected component; a child is a subset of its parent and smaller;
 granularity is measured within one instance's tree, whose root has 1.0 (equation 3 of the paper).
-Next in the tour: `upsample.py`.
+Next in the tour: `pseudo_labels/upsample.py`.
 """
 
 from __future__ import annotations

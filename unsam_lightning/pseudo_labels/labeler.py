@@ -2,7 +2,7 @@
 
 Ranks share out whole shards, a shard is written aside and renamed, and a finished shard is never made again: a killed
 run loses at most the shard in work, and the result does not depend on the number of processes.
-Next in the tour: `../module.py`.
+Next in the tour: `prompts.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from unsam_lightning.backbone import Base
 from unsam_lightning.manifest import Manifest, ShardInfo, read_manifest, sha256_file, write_manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pairs import MaskEntry, encode_masks
@@ -124,7 +123,7 @@ class Labeler(LightningModule):
     """Makes the pseudo-labels of an image manifest.
 
     Args:
-        base: The stock SAM-2 whose encoder gives the features.
+        model: Its frozen encoder gives the features.
         recipe: Everything else that the labels depend on.
         images: Image manifest, source file or folder; packed first where it is not.
         cache_dir: Where such shards are packed.
@@ -133,10 +132,10 @@ class Labeler(LightningModule):
     """
 
     def __init__(
-        self, base: Base, recipe: LabelRecipe, images: str, cache_dir: Path, num_workers: int = 2, num_threads: int = 2
+        self, model: UnSAM, recipe: LabelRecipe, images: str, cache_dir: Path, num_workers: int = 2, num_threads: int = 2
     ) -> None:
         super().__init__()
-        self.model = UnSAM(base)
+        self.model = model
         self.recipe, self.images, self.cache_dir = recipe, images, cache_dir
         self.num_workers, self.num_threads = num_workers, num_threads
         self.pending: list[tuple[str, dict[str, bytes]]] = []

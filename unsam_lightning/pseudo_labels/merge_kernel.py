@@ -4,7 +4,7 @@ One heap entry per cluster instead of one scan over all edges per merge. A clust
 are older than itself and keeps the best of them in the heap. Owned edges only ever disappear (a new edge belongs to the
 newer end), so an entry is an upper bound, and it is enough to look again when it reaches the top of the heap.
 
-The adjacency is in `half_edges.py`. Next in the tour: `conquer.py`.
+The adjacency is in `half_edges.py`. Next in the tour: `pseudo_labels/overlap.py`.
 """
 
 from __future__ import annotations

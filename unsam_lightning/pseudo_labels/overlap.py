@@ -1,6 +1,6 @@
 """Exact overlaps between all pairs of masks, on packed bits, and the connected components of a mask.
 
-Next in the tour: `divide.py`.
+Next in the tour: `pseudo_labels/features.py`.
 """
 
 from __future__ import annotations

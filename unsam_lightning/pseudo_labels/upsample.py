@@ -1,7 +1,7 @@
 """Which patch every pixel belongs to: lifts masks of a patch grid to the image along the image's own edges.
 
 A mask of the grid is lifted by one look-up, so nested masks stay nested and neighbours stay disjoint.
-Next in the tour: `divide_and_conquer.py`.
+Next in the tour: `pseudo_labels/divide_and_conquer.py`.
 """
 
 from __future__ import annotations
