@@ -20,13 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unsam_lightning.backbone import Base, build_sam, load_strictly, read_state
+from unsam_lightning.aside import write_text_aside
+from unsam_lightning.backbone import Base, build_sam
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import UserError
-from unsam_lightning.manifest import write_text_aside
 from unsam_lightning.model import UnSAM
-from unsam_lightning.pretrain import decode_all
+from unsam_lightning.pretrain_passes import decode_all
 from unsam_lightning.sources import eval_dataset
+from unsam_lightning.state_dicts import load_strictly, read_state
 
 #: Prefix of the running average in a checkpoint of `pretrain`.
 _AVERAGE = "average.module."
@@ -200,7 +201,8 @@ def measure(model: UnSAM, sources: Iterable[str], max_images: int | None) -> Ite
 
 _CARD = """# {name}: a small SAM-2 for laptops, tests and the quickstart
 
-- Architecture: `unsam_lightning/architectures/nano.yaml`, stock classes of the sam2 package, {numbers:,} numbers, 256 px.
+- Architecture: `unsam_lightning/architectures/nano.yaml`, stock classes of the sam2
+  package, {numbers:,} numbers, 256 px.
 - File: `{name}.safetensors`, float16, {size:.1f} MB, sha256 `{sha256}`.
 - Data: scenes drawn by `unsam_lightning/scenes` (seeds below 1,000,000) and nothing else; Apache-2.0 like the package.
 - Training: `python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml`, {step:,} steps,

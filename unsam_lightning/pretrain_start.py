@@ -2,19 +2,21 @@
 
 From plain random weights a SAM-2 spends its first hundreds of steps on a plateau, because position reaches the masks
 only through attention that does not yet attend by position. Two cheap steps and a head that is
-thrown away spare that.
-Next in the tour: `pretrain.py`.
+thrown away spare that. Next in the tour: `pretrain.py`.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+from unsam_lightning.decoder import Embedding
 from unsam_lightning.losses.multimask import best_of_masks, pairwise_costs
-from unsam_lightning.model import Embedding
-from unsam_lightning.pretrain_data import STRIDE
+from unsam_lightning.pretrain_passes import decode_all
+from unsam_lightning.views import STRIDE
 
 #: Attention logit of a pixel at the click itself, against about 0 far away, in the starting weights.
 _PEAK = 12.0
@@ -66,7 +68,8 @@ def _selection(order: Tensor, num_heads: int, width: int) -> Tensor:
             rows[head * per_head + 2 * k, frequency] = 1
             rows[head * per_head + 2 * k + 1, len(order) + frequency] = 1
     # Attention divides by the square root of a head's width; its cosines sum to per_head / 2 at distance 0.
-    return rows * (_PEAK * per_head**0.5 / (per_head // 2)) ** 0.5
+    gain = math.sqrt(_PEAK * math.sqrt(per_head) / (per_head // 2))
+    return rows * gain
 
 
 def learn_discs(sam: SAM2Base, *, steps: int = 200, num_prompts: int = 64, lr: float = 1e-3) -> float:
@@ -85,26 +88,19 @@ def learn_discs(sam: SAM2Base, *, steps: int = 200, num_prompts: int = 64, lr: f
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50))
     width, radii = decoder.transformer_dim, torch.tensor(_RADII, device=device) * frame
     centres = torch.arange(frame // STRIDE, device=device) * STRIDE + (STRIDE - 1) / 2
-    empty = torch.zeros(num_prompts, width, size, size, device=device)
-    high_res = [empty.new_zeros(1, width // 8, 4 * size, 4 * size), empty.new_zeros(1, width // 4, 2 * size, 2 * size)]
-    iou = empty.new_zeros(())
+    empty = torch.zeros(1, width, size, size, device=device)
+    high_res = (empty.new_zeros(1, width // 8, 4 * size, 4 * size), empty.new_zeros(1, width // 4, 2 * size, 2 * size))
+    picture = Embedding(empty + sam.no_mem_embed.detach().view(1, -1, 1, 1), high_res)
+    index, iou = torch.zeros(num_prompts, dtype=torch.long, device=device), empty.new_zeros(())
     for _ in range(steps):
         clicks = torch.rand(num_prompts, 1, 2, device=device) * frame
-        sparse, dense = encoder(points=(clicks, torch.ones_like(clicks[..., 0])), boxes=None, masks=None)
-        logits, *_ = decoder.predict_masks(
-            image_embeddings=empty + sam.no_mem_embed.detach().view(1, -1, 1, 1),
-            image_pe=encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            repeat_image=False,
-            high_res_features=high_res,
-        )
+        logits, *_ = decode_all(sam, picture, index, clicks, torch.ones_like(clicks[..., 0]))
         x, y = clicks[:, 0, 0, None, None], clicks[:, 0, 1, None, None]
         distance = torch.hypot(centres[None, None] - x, centres[None, :, None] - y)  # (P, h, w)
         costs, ious = pairwise_costs(logits, (distance[:, None] < radii[:, None, None]).float())
         loss, iou = costs.diagonal(dim1=1, dim2=2).mean(), ious.diagonal(dim1=1, dim2=2).mean()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
@@ -153,6 +149,6 @@ class RegionHead(nn.Module):
         pixel = (row * size[1] + column)[:, None, None].expand(-1, *features.shape[1:3], -1)  # (B, M, C, P)
         similarity = features.gather(3, pixel).transpose(2, 3) @ features  # (B, M, P, h w)
         logits = self.scale[:, None, None] * similarity + self.shift[:, None, None]
-        logits = logits.transpose(1, 2).flatten(0, 1).unflatten(2, size)  # (B P, M, h, w)
+        logits = logits.transpose(1, 2).flatten(0, 1).reshape(-1, self.num_maps, *size)  # (B P, M, h, w)
         cost, iou = pairwise_costs(logits, targets)
         return best_of_masks(cost, weights), iou[:, :, 0].amax(1).mean()

@@ -1,8 +1,9 @@
 """SAM's loss for an ambiguous click: one mask, and three masks of which the best for each right answer is trained.
 
 Source: Segment Anything (arXiv 2304.02643), section 3, "resolving ambiguity", and appendix A.
-Differs: instead of focal loss, which had learnt nothing after 900 steps from random weights, cross-entropy with
-    the pixels inside weighted by the root of 1 / (share of the frame), so that "nothing" is no good answer; every right answer to a click counts, not only the one that was drawn, because scenes know them all.
+Differs: instead of focal loss, which had learnt nothing after 900 steps from random weights, cross-entropy with the
+    pixels inside weighted by the root of 1 / (share of the frame), so that "nothing" is no good answer; every right
+    answer to a click counts, not only the one that was drawn, because scenes know them all.
 
 Next in the tour: `objective.py`.
 """

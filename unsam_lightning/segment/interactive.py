@@ -3,7 +3,7 @@
     predictor = Predictor(UnSAM.from_pretrained("runs/quickstart/.../last.ckpt"), image)
     masks, iou = predictor.predict(clicks_xy=[[120, 80]], labels=[1], granularity=[0.1, 0.3, 0.6, 1.0])
 
-Next in the tour: `callbacks.py`.
+Next in the tour: `segment/stock.py`.
 """
 
 from __future__ import annotations
