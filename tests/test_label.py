@@ -68,10 +68,18 @@ def test_result_does_not_depend_on_processes_or_kills(tiny_run: Path, tmp_path: 
     assert digests(folder) == expected
     assert (folder / "tiny_train-000000.tar").stat().st_mtime_ns == kept
 
-    # Two processes share out the shards, three of them unevenly.
-    for path in folder.iterdir():
-        path.unlink()
-    more = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
-    codes, log = command("label", "--config", tiny_run, *more, log=tmp_path / "two.log", ranks=2)
-    assert codes == [0, 0], log[-3000:]
+    # Killed between the last shard and the manifest: only the manifest is missing.
+    (folder / "tiny_train.yaml").unlink()
+    codes, log = command("label", "--config", tiny_run, log=tmp_path / "manifest.log")
+    assert codes == [0], log[-3000:]
     assert digests(folder) == expected
+
+    # Two processes share out the shards: three, so unevenly; then one, so that a process has nothing to do.
+    for missing in (["000000", "000001", "000002"], ["000001"]):
+        (folder / "tiny_train.yaml").unlink()
+        for number in missing:
+            (folder / f"tiny_train-{number}.tar").unlink()
+        more = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+        codes, log = command("label", "--config", tiny_run, *more, log=tmp_path / "two.log", ranks=2)
+        assert codes == [0, 0], log[-3000:]
+        assert digests(folder) == expected

@@ -50,8 +50,7 @@ class UnSAMTrainer(Trainer):
             datamodule.cache_dir,
             datamodule.num_workers,
         )
-        self.predict(labeler, return_predictions=False)
-        manifest = labeler.finished()
+        manifest = labeler.make_labels(self)
         if self.is_global_zero:
             num_masks, num_images = manifest.extra["num_masks"], manifest.num_samples
             print(f"labels: {num_masks:,} masks in {num_images:,} images, {num_masks / num_images:.0f} an image")

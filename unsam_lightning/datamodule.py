@@ -68,6 +68,7 @@ class UnSAMData(LightningDataModule):
         self.augmentation, self.num_workers = augmentation, num_workers
         self.cache_dir, self.seed = Path(cache_dir), seed
         self._is_checked = False
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than benchmark images
 
     def prepare_data(self) -> None:
         """Pack training images that are not shards yet; one process does it for all."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unsam_lightning.manifest import Manifest, ShardInfo, read_manifest, sha256_file, write_manifest
@@ -132,12 +132,19 @@ class Labeler(LightningModule):
     """
 
     def __init__(
-        self, model: UnSAM, recipe: LabelRecipe, images: str, cache_dir: Path, num_workers: int = 2, num_threads: int = 2
+        self,
+        model: UnSAM,
+        recipe: LabelRecipe,
+        images: str,
+        cache_dir: Path,
+        num_workers: int = 2,
+        num_threads: int = 2,
     ) -> None:
         super().__init__()
         self.model = model
         self.recipe, self.images, self.cache_dir = recipe, images, cache_dir
         self.num_workers, self.num_threads = num_workers, num_threads
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than shards
         self.pending: list[tuple[str, dict[str, bytes]]] = []
 
     def prepare_data(self) -> None:
@@ -179,12 +186,8 @@ class Labeler(LightningModule):
             self.pending = []
 
     def on_predict_end(self) -> None:
-        """Wait for all ranks; then the first writes the manifest of the label shards."""
+        """Stop the threads."""
         self.pool.shutdown()
-        self.trainer.strategy.barrier("label")
-        if self.trainer.is_global_zero:
-            write_manifest(self._label_manifest())
-        self.trainer.strategy.barrier("label manifest")
 
     def locate(self) -> None:
         """Find out which images there are and where their labels by this recipe belong."""
@@ -193,9 +196,17 @@ class Labeler(LightningModule):
         folder = f"{self.manifest.name}-labels-{recipe_hash(self.description)}"
         self.path = self.manifest.root / folder / f"{self.manifest.name}.yaml"
 
-    def finished(self) -> Manifest:
-        """Return the manifest of the finished labels."""
+    def make_labels(self, trainer: Trainer) -> Manifest:
+        """Make what is missing with a Trainer's devices, and return the manifest of all labels.
+
+        Not a hook of `predict`, which a rank without a shard of its own does not run.
+        """
+        trainer.predict(self, return_predictions=False)
+        trainer.strategy.barrier("label shards")
         self.locate()
+        if trainer.is_global_zero and not self.path.is_file():
+            write_manifest(self._label_manifest())
+        trainer.strategy.barrier("label manifest")
         return read_manifest(self.path, "labels")
 
     def _label_manifest(self) -> Manifest:
