@@ -132,5 +132,42 @@ def test_granularity_and_click_out_of_range(fails: Fails, photos: Path) -> None:
     assert not list(photos.glob("*_g*.png"))
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "found"),
+    [
+        ("--data.num_workers", "-1", "num_workers -1"),
+        ("--model.lr", "0", "lr 0"),
+        ("--data.masks_per_image", "0", "masks_per_image 0"),
+        ("--trainer.precision", "bf16-true", "bf16-true"),
+        ("--trainer.accelerator", "cuda", "a trainer that Lightning can build here"),
+    ],
+)
+def test_values_out_of_range_are_named(fails: Fails, tiny_run: Path, option: str, value: str, found: str) -> None:
+    if option == "--trainer.accelerator" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert found in fails("fit", "--config", tiny_run, option, value)
+
+
+def test_damage_inside_a_jpeg_is_found(fails: Fails, photos: Path, tiny_run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in photos.iterdir():
+        Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).save(path)
+    manifest = pack_images(photos, tmp_path / "out")
+    shard = tmp_path / "out" / manifest.shards[0].file
+    data = bytearray(shard.read_bytes())
+    data[20_000:20_100] = rng.integers(0, 255, 100, dtype=np.uint8).tobytes()  # the same size, so only the CRC tells
+    shard.write_bytes(data)
+    line = fails("label", "--config", tiny_run, "--data.images", manifest.path, "--data.num_workers", "0")
+    assert "expected a readable image" in line
+
+
+def test_refused_checkpoint_leaves_its_run_alone(fails: Fails, tiny_run: Path, tmp_path: Path) -> None:
+    assert main(["fit", "--config", str(tiny_run), "--trainer.max_steps", "1", "--test_after_fit", "false"]) == 0
+    run = next(tmp_path.glob("runs/*-fit"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    fails("fit", "--config", tiny_run, "--ckpt_path", "last", "--model.adapter", "compact")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_fixed_granularity_out_of_range(fails: Fails, tiny_run: Path) -> None:
     assert "0.05" in fails("test", "--config", tiny_run, "--model.evaluation.fixed", "[0.05]")

@@ -73,8 +73,10 @@ def test_benchmark_table_names_every_mode(finished: Path) -> None:
         ("tuned", "fixed g = 1"),
         ("tuned", "oracle: GraCo's choice of 10 g"),
         ("tuned", "oracle: best of 10 g per metric"),
-        ("base", "whole image: 3 masks a point"),
-        ("tuned", "whole image: union of 10 g"),
+        ("base", "whole image, grid: 3 masks a point"),
+        ("tuned", "whole image, grid: union of 10 g"),
+        ("tuned", "whole image, grid: fixed g = 0.3"),
+        ("tuned", "whole image, grid: fixed g = 1"),
     ]
     for row in content["rows"]:
         if "whole image" in row["mode"]:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from unsam_lightning import pack
 from unsam_lightning.errors import UserError
+from unsam_lightning.image_sample import decode_image
 from unsam_lightning.pack import pack_images
-from unsam_lightning.shards import ShardReader, decode_image
+from unsam_lightning.shards import ShardReader
 from unsam_lightning.verify import verify_manifest
 
 
@@ -54,6 +55,7 @@ def test_any_tree_of_any_names_is_packed_in_order(tmp_path: Path, capsys: pytest
     assert [sample["__key__"] for sample in samples] == [f"my_photos_v2-{index:08d}" for index in range(7)]
     for sample in samples:
         about = json.loads(sample["json"])
+        assert about.pop("crc32") == zlib.crc32(sample["jpg"])
         assert about == {
             "file": about["file"], "width": 32, "height": 24, "original_width": 32, "original_height": 24
         }  # fmt: skip

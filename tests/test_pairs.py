@@ -99,7 +99,7 @@ def test_sample_is_a_pure_function_of_index_and_seed(pairs: PairDataset) -> None
 
 def test_image_is_smooth_when_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = np.broadcast_to(np.arange(0, 220, 5, dtype=np.uint8)[None, :, None], (HEIGHT, WIDTH, 3))
-    monkeypatch.setattr("unsam_lightning.pairs.decode_image", lambda data, where: np.ascontiguousarray(ramp))
+    monkeypatch.setattr("unsam_lightning.pairs.read_image", lambda sample, shard: np.ascontiguousarray(ramp))
     images, labels = write(tmp_path / "images", "images"), write(tmp_path / "labels", "labels")
     row = PairDataset(images, labels, 4 * WIDTH, 3)[1, 0].image[0, :, 0].astype(int)
     assert set(np.diff(row[8:-8])) <= {1, 2}  # 5 grey levels over 4 pixels, without steps

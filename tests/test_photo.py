@@ -9,8 +9,8 @@ import pytest
 from drawn_images import QUARTERS, draw, png, save
 from PIL import Image
 
+from unsam_lightning.image_sample import decode_image
 from unsam_lightning.photo import Photo, prepare_photo
-from unsam_lightning.shards import decode_image
 
 LIMITS = {"max_side": 1500, "max_pixels": 1_000_000}
 

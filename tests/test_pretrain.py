@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from unsam_lightning.backbone import build_sam
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import UserError
 from unsam_lightning.losses.multimask import multimask_terms, pairwise_costs
 from unsam_lightning.model import UnSAM
@@ -21,7 +22,7 @@ from unsam_lightning.pretrain_data import Phase, PhaseSampler, ScenePrompts, cho
 from unsam_lightning.pretrain_export import deepest_pixel, export_weights, load_exported, one_click_iou
 from unsam_lightning.pretrain_module import NanoPretraining
 from unsam_lightning.pretrain_passes import decode_all, encode_with_gradient, set_frame
-from unsam_lightning.pretrain_start import learn_discs, start_local
+from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local
 from unsam_lightning.scenes import make_scene
 
 
@@ -138,12 +139,47 @@ def test_pretraining_and_inference_are_the_same_model() -> None:
     assert torch.allclose(iou[:, 1:], three.iou, atol=1e-6)
 
 
-def test_local_start_learns_discs_quickly() -> None:
+def test_local_start_makes_tokens_attend_where_they_are() -> None:
+    torch.manual_seed(0)
+    sam = build_sam("nano")
+    start_local(sam)
+    set_frame(sam, 128)
+    positions = sam.sam_prompt_encoder.get_dense_pe().flatten(2)[0].T  # (8 x 8 cells, D)
+    transformer = sam.sam_mask_decoder.transformer
+    for attention in (transformer.layers[1].cross_attn_image_to_token, transformer.final_attn_token_to_image):
+        query, key = attention.q_proj(positions), attention.k_proj(positions)
+        assert torch.equal((query @ key.T).argmax(1), torch.arange(64))
+
+
+def test_discs_train_the_decoder_and_leave_the_trunk_alone() -> None:
     torch.manual_seed(0)
     sam = build_sam("nano")
     start_local(sam)
     set_frame(sam, 64)
-    assert learn_discs(sam, steps=90, num_prompts=16) > 0.25
+    before = {name: value.clone() for name, value in sam.state_dict().items()}
+    assert 0 <= learn_discs(sam, steps=2, num_prompts=4) <= 1
+    changed = {name.split(".")[0] for name, value in sam.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"sam_mask_decoder", "sam_prompt_encoder"}
+
+
+def test_region_head_asks_for_the_pixels_that_agree_with_the_click() -> None:
+    torch.manual_seed(0)
+    head = RegionHead(8, num_maps=1, channels=2)
+    for convolution in (head.coarse, head.middle, head.fine):
+        torch.nn.init.zeros_(convolution.weight)
+        torch.nn.init.zeros_(convolution.bias)
+    torch.nn.init.constant_(head.fine.weight[0, 0], 1.0)
+    fine = torch.ones(1, 1, 8, 8)
+    fine[..., 4:] = -1  # left and right half have opposite features
+    embedding = Embedding(torch.zeros(1, 8, 2, 2), (fine, torch.zeros(1, 2, 4, 4)))
+    left = torch.zeros(8, 8)
+    left[:, :4] = 1
+    targets = torch.stack((left, 1 - left))[:, None]  # one for a click on either side
+    loss, iou = head(embedding, torch.tensor([[[5.0, 9.0], [20.0, 31.0]]]), targets, torch.ones(2, 1))
+    assert iou.item() == 1.0
+    swapped, none = head(embedding, torch.tensor([[[20.0, 31.0], [5.0, 9.0]]]), targets, torch.ones(2, 1))
+    assert none.item() == 0.0
+    assert loss.item() < 0.1 < swapped.item()
 
 
 def _module(**options: object) -> NanoPretraining:

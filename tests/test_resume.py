@@ -58,6 +58,20 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(
         assert torch.equal(ours[name], theirs[name]), name
 
 
+def test_the_last_step_is_saved_and_a_run_can_be_killed_before_its_first_checkpoint(
+    tiny_run: Path, tmp_path: Path, command: Any
+) -> None:
+    args = ["fit", "--config", tiny_run, "--test_after_fit", "false", "--checkpoint_every", 100]
+    pattern = str(tmp_path / "runs/*/checkpoints/last.ckpt")
+    codes, log = command(*args, log=tmp_path / "killed.log", kill_when=(pattern, 0))
+    assert codes == [-signal.SIGKILL], log[-3000:]
+    codes, log = command(*args, "--ckpt_path", "last", log=tmp_path / "again.log")
+    assert codes == [0], log[-3000:]
+    (run,) = (tmp_path / "runs").iterdir()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
+    assert sorted(losses(run)) == list(range(8))
+
+
 def test_resume_without_a_run_says_so(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(tiny_run), "--ckpt_path", "last"]) == 2
-    assert "expected a checkpoint of an earlier run" in capsys.readouterr().err
+    assert "expected a checkpoint of the last run" in capsys.readouterr().err

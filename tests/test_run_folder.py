@@ -13,7 +13,7 @@ ENV = "UNSAM_RUN_DIR"
 
 @pytest.fixture(autouse=True)
 def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", ENV):
+    for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", ENV):
         monkeypatch.setenv(name, "x")  # so that what the tests set is undone
         monkeypatch.delenv(name)
 
@@ -52,11 +52,17 @@ def test_started_processes_use_the_same_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
 def test_requeued_job_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "4711")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     first = new_run_dir(tmp_path, "fit")
     first.mkdir()
     monkeypatch.delenv(ENV)
     assert first.name == "job-4711-fit"
     assert new_run_dir(tmp_path, "fit") == first
+
+
+def test_starts_inside_an_allocation_are_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")  # salloc, but no srun
+    assert "4711" not in new_run_dir(tmp_path, "fit").name
 
 
 def test_the_next_run_of_a_process_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -85,5 +91,5 @@ def test_last_checkpoint_is_the_newest_of_all_kinds(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"run below {tmp_path}; found none; start without --ckpt_path"):
+    with pytest.raises(UserError, match=f"run below {tmp_path}; found no run; start without --ckpt_path"):
         last_checkpoint(tmp_path)

@@ -10,8 +10,9 @@ import webdataset
 from PIL import Image
 
 from unsam_lightning.errors import UserError
+from unsam_lightning.image_sample import decode_image
 from unsam_lightning.manifest import Manifest, ShardInfo, sha256_file
-from unsam_lightning.shards import ShardReader, ShardWriter, decode_image
+from unsam_lightning.shards import ShardReader, ShardWriter
 
 COUNTS = (3, 3, 1)
 

@@ -7,7 +7,7 @@
     python -m unsam_lightning segment PHOTO --checkpoint CKPT --click X Y --granularity 0.3
     python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml   # the bundled model, from nothing
 
-`COMMAND --help` lists the options of a command. 
+`COMMAND --help` lists the options of a command.
 """
 
 from __future__ import annotations

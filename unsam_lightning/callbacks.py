@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from unsam_lightning.datamodule import UnSAMData
-from unsam_lightning.errors import UserError
 from unsam_lightning.pairs import decode_masks
 from unsam_lightning.segment.interactive import Predictor
 from unsam_lightning.segment.render import mark_clicks, overlay, paint_hierarchy, tile_rows
@@ -60,33 +59,50 @@ class Progress(TQDMProgressBar):
         return {**shown, "data_wait": f"{self._waited / total:.0%}"} if total else dict(shown)
 
 
-class Guard(Callback):
-    """Stops a run that cannot succeed: a first batch without masks, a loss that is not finite.
+class Checkpoints(ModelCheckpoint):
+    """Keeps `<run_dir>/checkpoints/last.ckpt`: from step 0 on, every so many steps, and at the very end.
 
     Args:
-        run_dir: Where the batch that broke a run is saved, as `non_finite.pt`.
+        run_dir: The run's folder.
+        every: Optimizer steps between checkpoints.
+    """
+
+    def __init__(self, run_dir: Path, every: int) -> None:
+        super().__init__(
+            run_dir / "checkpoints",
+            save_top_k=0,
+            save_last=True,
+            every_n_train_steps=every,
+            save_on_train_epoch_end=False,
+        )
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save the start, so that a run killed before its first checkpoint is found again."""
+        super().on_train_start(trainer, module)
+        if trainer.global_step == 0:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save the end; Lightning does so only if nothing was saved before."""
+        super().on_train_end(trainer, module)
+        if trainer.global_step != self._last_global_step_saved:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class Guard(Callback):
+    """Stops a run whose loss is not finite, before it is saved, and keeps the batch.
+
+    Args:
+        run_dir: Where that batch is saved, as `non_finite.pt`.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self._is_first = True
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: ViewPair, batch_idx: int) -> None:
-        """Look at the first batch."""
-        if self._is_first and not bool(batch.first.valid.any()):
-            raise UserError(
-                expected="pseudo-masks in the first batch",
-                found=f"none in {', '.join(batch.keys[:4])}",
-                remedy="look at the labels; `label` may have found nothing in these images",
-            )
-        self._is_first = False
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewPair, batch_idx: int
     ) -> None:
-        """Stop at a loss that is not finite, and keep the batch."""
-        if trainer.global_step % 10 and batch_idx:  # a look at the GPU's memory makes the host wait: every tenth step
-            return
+        """Look at the loss; a look at a number on a GPU makes the host wait, some microseconds of a step."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None or bool(torch.isfinite(loss).all()):
             return
@@ -137,6 +153,8 @@ class Panels(Callback):
         picked = np.linspace(0, len(dataset) - 1, min(self.num_images, len(dataset))).astype(int)
         rows = [panel_row(module.model, *dataset.read(int(index))[1:]) for index in picked]
         module.train(was_training)
+        if not any(rows):
+            return  # none of these images has a mask
         captions = ["click", "pseudo-masks by g", "base", *(f"tuned, g = {g:g}" for g in self.GRANULARITIES)]
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = tile_rows([row for row in rows if row], captions)

@@ -6,30 +6,29 @@ Next in the tour: `commands.py`.
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
-from unsam_lightning.callbacks import Guard, Panels, Progress
-from unsam_lightning.checkpoint import read_adapter
+from unsam_lightning.callbacks import Checkpoints, Guard, Panels, Progress
+from unsam_lightning.checkpoint import load_adapter, read_adapter
 from unsam_lightning.datamodule import UnSAMData
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.loggers import WandbOptions, run_loggers
 from unsam_lightning.manifest import Manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
 from unsam_lightning.pseudo_labels.labeler import Labeler
-from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, remember
+from unsam_lightning.quiet import quieten
+from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, newest_checkpoint, remember
 
 
 class UnSAMTrainer(Trainer):
@@ -62,7 +61,11 @@ class _SaveConfig(SaveConfigCallback):
     """Writes the full config into the run folder and into W&B."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        text = self.parser.dump(self.config)
+        # As it was asked for: used again, the file starts a new run beside this one.
+        asked = self.config.clone()
+        asked.trainer.default_root_dir = str(Path(trainer.default_root_dir).parent)
+        asked.ckpt_path = None
+        text = self.parser.dump(asked)
         run_dir = Path(trainer.default_root_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text_aside(run_dir / "config.yaml", text)
@@ -76,6 +79,16 @@ class UnSAMCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what belongs to a run as a whole."""
+        parser.set_defaults(
+            {
+                "trainer.default_root_dir": "runs",
+                # `fit` says what trains in one line; validation is a benchmark, too dear for a dry run; our own
+                # samplers share out the data.
+                "trainer.enable_model_summary": False,
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.use_distributed_sampler": False,
+            }
+        )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument("--checkpoint_every", type=int, default=50, help="Optimizer steps between checkpoints.")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Measure the benchmarks after `fit`.")
@@ -90,15 +103,20 @@ class UnSAMCLI(LightningCLI):
         """Parse; then resolve `--ckpt_path last` and look at the checkpoint before anything is built."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        root = Path(config.trainer.default_root_dir)
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = str(last_checkpoint(_root(config)))
+            config.ckpt_path = str(last_checkpoint(root))
+        elif self.config.subcommand == "fit" and not config.get("ckpt_path") and os.environ.get("SLURM_RESTART_COUNT"):
+            # A requeued job: Lightning would take its own checkpoint, also where ours is newer.
+            found = newest_checkpoint(new_run_dir(root, "fit"))
+            config.ckpt_path = str(found) if found else None
         if config.get("ckpt_path"):
             read_adapter(Path(config.ckpt_path))
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder: a resumed run goes on in its own."""
         config = self.config[self.subcommand]
-        root = _root(config)
+        root = Path(config.trainer.default_root_dir)
         if self.subcommand == "fit" and config.get("ckpt_path"):
             found = Path(config.ckpt_path).resolve()
             self.run_dir = remember(found.parent.parent if found.parent.name == "checkpoints" else found.parent)
@@ -110,25 +128,27 @@ class UnSAMCLI(LightningCLI):
         """Return the Trainer with our callbacks, CSV log and W&B."""
         config = self.config_init[self.subcommand]
         options = {**config.trainer.as_dict(), **kwargs}
-        own = [Progress(), BenchmarkCallback(self.run_dir)]
+        if options["precision"] in ("bf16-true", "16-true"):
+            raise UserError(
+                expected="a precision that keeps the weights in float32",
+                found=f"--trainer.precision {options['precision']}",
+                remedy="use bf16-mixed",
+            )
+        own: list[Any] = [BenchmarkCallback(self.run_dir)]
+        if options["enable_progress_bar"] is not False:
+            own.append(Progress())
         loggers: Any = False
         if self.subcommand == "fit":
             own += [Guard(self.run_dir), Panels(self.run_dir)]
-            own.append(
-                ModelCheckpoint(
-                    self.run_dir / "checkpoints",
-                    save_top_k=0,
-                    save_last=True,
-                    every_n_train_steps=config.checkpoint_every,
-                    save_on_train_epoch_end=False,
-                )
-            )
+            if options["enable_checkpointing"] is not False:
+                own.append(Checkpoints(self.run_dir, config.checkpoint_every))
         if self.subcommand != "label":
             loggers = run_loggers(self.run_dir, config.wandb)
-        if isinstance(options.get("callbacks"), list):
-            own += options["callbacks"]
-        options |= {"callbacks": own, "logger": loggers, "use_distributed_sampler": False}
-        options |= {"num_sanity_val_steps": 0, "enable_model_summary": False}
+            given = options["logger"]
+            loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+        more = options["callbacks"]
+        own += more if isinstance(more, list) else [more] if more is not None else []
+        options |= {"callbacks": own, "logger": loggers}
         if config.data.val_images == 0 and self.subcommand == "fit":
             options["limit_val_batches"] = 0
         if self.subcommand != "label":
@@ -141,10 +161,26 @@ class UnSAMCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Make the labels first where there are none, and say so; say what the model is."""
+        self._check_checkpoint()
         if self.datamodule.labels is None:
             if self.trainer.is_global_zero:
                 print(f"labels: making what is missing for {self.datamodule.images}")
             self.datamodule.labels = str(self.trainer.label(self.model, self.datamodule).path)
+
+    def before_test(self) -> None:
+        """Look at the checkpoint before anything is measured."""
+        self._check_checkpoint()
+
+    def before_validate(self) -> None:
+        """Look at the checkpoint before anything is measured."""
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        """Refuse a checkpoint of another base or shape before anything of its run is written."""
+        path = self.config_init[self.subcommand].get("ckpt_path")
+        if path:
+            self.model.configure_model()
+            load_adapter(self.model.model, read_adapter(Path(path)), Path(path).name)
 
     def after_fit(self) -> None:
         """Measure the trained model and print where everything lies."""
@@ -165,10 +201,6 @@ class UnSAMCLI(LightningCLI):
             print(f"run folder: {self.run_dir}")
 
 
-def _root(config: Any) -> Path:
-    return Path(config.trainer.default_root_dir or "runs")
-
-
 def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
     """Run one of the Lightning commands and return its parts.
 
@@ -179,7 +211,7 @@ def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
     Raises:
         UserError: A config that does not fit, and everything else a user can cause.
     """
-    _quieten()
+    quieten()
     try:
         return cli_class(
             UnSAMModule,
@@ -190,6 +222,10 @@ def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
             args=args,
             parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+"},
         )
+    except MisconfigurationException as error:
+        raise UserError(
+            expected="a trainer that Lightning can build here", found=first_line(error), remedy="see --trainer.*"
+        ) from None
     except ArgumentError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
@@ -199,21 +235,3 @@ def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
         ) from None
     finally:
         forget()
-
-
-def _quieten() -> None:
-    """Silence advice that does not apply here, each line for the reason given."""
-    # Our sampler takes its position from the batch progress that Lightning saves; Lightning cannot know that.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # One machine with few cores is a supported case, and so is a benchmark on one process.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    # Our label batches are shared out among the workers, see ShardImages.
-    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-    # The frozen SAM-2 stays in eval mode on purpose.
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.12
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "Tip:" not in line.msg)
-    # Lightning 2.6 calls jsonargparse functions that will go in jsonargparse 5; our bound is below 5.
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    warnings.filterwarnings("ignore", message=".*predict returned None.*")  # the labeler writes its results itself

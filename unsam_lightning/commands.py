@@ -12,6 +12,9 @@ from typing import NoReturn
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import LEVELS
 
+#: Images with more pixels are refused unread: decompression bombs.
+MAX_PIXELS = 178_000_000
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse that reports a bad command line as every other user error."""
@@ -32,7 +35,7 @@ def shards(args: list[str]) -> None:
     parser.add_argument("--name", help="of the data set; the folder's name by default")
     parser.add_argument("--images_per_shard", type=int, default=256)
     parser.add_argument("--max_side", type=int, default=1500, help="longer side in pixels; larger images are reduced")
-    parser.add_argument("--max_pixels", type=int, default=178_000_000, help="larger images are refused unread")
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are refused unread")
     parser.add_argument("--licence", default="unknown", help="of the images, for the manifest")
     parser.add_argument("--source", help="where the images come from, for the manifest")
     parser.add_argument("--verify", type=Path, metavar="MANIFEST", help="check counts and checksums instead")
@@ -66,7 +69,8 @@ def segment(args: list[str]) -> None:
         default=[0.1, 0.3, 0.6, 1.0],
         help=f"numbers from 0.1 to 1.0, or {', '.join(f'{name} ({value:g})' for name, value in LEVELS.items())}",
     )
-    parser.add_argument("--out", type=Path, help="folder; beside the image by default")
+    parser.add_argument("--base", help="where the checkpoint finds its base model, if not under its recorded name")
+    parser.add_argument("--out", type=Path, default=Path("segments"), help="folder for the PNG files")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(args)
     positive, negative = options.click or [], options.not_click or []
@@ -75,22 +79,24 @@ def segment(args: list[str]) -> None:
 
     from PIL import Image
 
+    from unsam_lightning.aside import explain_write_errors
+    from unsam_lightning.image_sample import decode_image
     from unsam_lightning.model import UnSAM
+    from unsam_lightning.photo import prepare_photo
     from unsam_lightning.segment.interactive import Predictor
     from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows
-    from unsam_lightning.shards import decode_image
 
-    try:
-        image = decode_image(options.image.read_bytes(), str(options.image))
-    except OSError as error:
-        raise UserError(
-            expected="an image file", found=f"{options.image}: {error.strerror}", remedy="check the path"
-        ) from None
+    photo = prepare_photo(options.image, max_side=10**6, max_pixels=MAX_PIXELS)  # upright and opaque, as in shards
+    if isinstance(photo, str):
+        raise UserError(expected="a readable image", found=f"{options.image}: {photo}", remedy="check the file")
+    image = decode_image(photo.jpeg, str(options.image))
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
-    model = UnSAM.from_pretrained(options.checkpoint).to(options.device)
+    base = {"base": options.base} if options.base else {}
+    model = UnSAM.from_pretrained(options.checkpoint, **base).to(options.device)
     masks, ious = Predictor(model, image).predict(clicks, labels, options.granularity)
-    out = options.out or options.image.parent
-    out.mkdir(parents=True, exist_ok=True)
+    out = options.out
+    with explain_write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     for granularity, mask, iou in zip(options.granularity, masks, ious, strict=True):
         path = out / f"{options.image.stem}_g{granularity:g}.png"
         Image.fromarray(mask).save(path)

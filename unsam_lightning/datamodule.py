@@ -16,7 +16,7 @@ from unsam_lightning.batch import Batch, collate
 from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import check_files, read_manifest
-from unsam_lightning.pairs import BatchSampler, PairDataset
+from unsam_lightning.pairs import BatchSampler, PairDataset, Sampling
 from unsam_lightning.pseudo_labels.labeler import LabelRecipe
 from unsam_lightning.sources import eval_dataset, image_manifest
 from unsam_lightning.views import Augmentation, TwoViews
@@ -35,6 +35,7 @@ class UnSAMData(LightningDataModule):
         masks_per_benchmark_image: At most this many ground-truth masks of each image, drawn with a fixed seed.
         batch_size: Images in a batch of all processes together.
         masks_per_image: At most this many pseudo-masks of each image in a batch.
+        sampling: How those are drawn: "balanced" over granularities or "uniform" over the masks.
         source_scale: Images are held at this many times the model's frame, so that crops keep their detail.
         augmentation: Ranges of the two views.
         num_workers: Processes that read ahead, for each training process.
@@ -53,6 +54,7 @@ class UnSAMData(LightningDataModule):
         masks_per_benchmark_image: int | None = 8,
         batch_size: int = 4,
         masks_per_image: int = 30,
+        sampling: Sampling = "balanced",
         source_scale: float = 1.25,
         augmentation: Augmentation = Augmentation(),  # noqa: B008
         num_workers: int = 2,
@@ -64,11 +66,27 @@ class UnSAMData(LightningDataModule):
         self.benchmarks = benchmarks if benchmarks is not None else ["data_manifests/scenes_test.yaml"]
         self.test_images, self.val_images = test_images, val_images
         self.masks_per_benchmark_image = masks_per_benchmark_image
-        self.batch_size, self.masks_per_image, self.source_scale = batch_size, masks_per_image, source_scale
+        self.batch_size, self.masks_per_image, self.sampling = batch_size, masks_per_image, sampling
+        self.source_scale = source_scale
         self.augmentation, self.num_workers = augmentation, num_workers
         self.cache_dir, self.seed = Path(cache_dir), seed
         self._is_checked = False
+        self._check_ranges()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than benchmark images
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers that no run can have."""
+        lowest = {"batch_size": 1, "masks_per_image": 1, "num_workers": 0, "val_images": 0, "source_scale": 0.5}
+        problems = [f"{name} {getattr(self, name)}" for name, low in lowest.items() if getattr(self, name) < low]
+        optional = {"test_images": self.test_images, "masks_per_benchmark_image": self.masks_per_benchmark_image}
+        problems += [f"{name} {value}" for name, value in optional.items() if value is not None and value < 1]
+        problems += [
+            f"{path} twice in benchmarks" for path in sorted(set(self.benchmarks)) if self.benchmarks.count(path) > 1
+        ]
+        if problems:
+            raise UserError(
+                expected="numbers that a run can have", found="; ".join(problems), remedy="see --data.* in `fit --help`"
+            )
 
     def prepare_data(self) -> None:
         """Pack training images that are not shards yet; one process does it for all."""
@@ -86,11 +104,15 @@ class UnSAMData(LightningDataModule):
                 remedy="run `python -m unsam_lightning label` with the same config, or pass --data.labels",
             )
         labels = read_manifest(self.labels, "labels")
+        if labels.extra.get("num_masks") == 0:
+            raise UserError(
+                expected=f"pseudo-masks in {self.labels}", found="none", remedy="look at the images; change the recipe"
+            )
         for manifest in (images, labels):
             check_files(manifest)
         frame = self.trainer.lightning_module.model.image_size
         self.two_views = TwoViews(frame, self.augmentation)
-        self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image)
+        self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image, self.sampling)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         sampler = BatchSampler(
             [shard.samples for shard in images.shards],
@@ -135,7 +157,7 @@ class UnSAMData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[BenchmarkItem]:
         """Return the images for the validations of `fit` and for `validate`."""
-        return self._benchmark_loader(self.val_images)
+        return self._benchmark_loader(self.val_images or self.test_images)  # `fit` does not ask where it is 0
 
     def test_dataloader(self) -> DataLoader[BenchmarkItem]:
         """Return the images for `test`."""

@@ -49,6 +49,9 @@ def run_loggers(run_dir: Path, options: WandbOptions) -> list[Any]:
                 project=options.project,
                 name=options.name or run_dir.name,
                 group=options.group,
+                # A resumed run goes on in the same W&B run.
+                id=f"{run_dir.parent.name}-{run_dir.name}",
+                resume="allow",
             )
         )
     return loggers

@@ -56,6 +56,12 @@ class UnSAMModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not (lr > 0 and min_lr >= 0 and warmup_steps >= 0 and num_corrections >= 0):
+            raise UserError(
+                expected="lr > 0 and min_lr, warmup_steps, num_corrections of at least 0",
+                found=f"lr {lr:g}, min_lr {min_lr:g}, warmup_steps {warmup_steps}, num_corrections {num_corrections}",
+                remedy="see --model.* in `fit --help`",
+            )
         self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
         self.adapter = AdapterConfig.preset(adapter)
         self.losses = losses

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from unsam_lightning.errors import UserError
 from unsam_lightning.image_listing import list_images
+from unsam_lightning.image_sample import image_files
 from unsam_lightning.manifest import Manifest, ShardInfo, write_manifest
 from unsam_lightning.pack_journal import Done, Plan, begin, finished, record, resume
 from unsam_lightning.photo import Photo, only_our_limits, prepare_photo
@@ -137,7 +138,7 @@ def _write_shard(
         for index, (file, photo) in enumerate(photos, first_index):
             about = {"file": file, "width": photo.size[0], "height": photo.size[1]}
             about |= {"original_width": photo.original[0], "original_height": photo.original[1]}
-            writer.write(f"{plan.name}-{index:08d}", {"jpg": photo.jpeg, "json": json.dumps(about).encode()})
+            writer.write(f"{plan.name}-{index:08d}", image_files(photo.jpeg, about))
             sizes.append(photo.size)
     assert writer.info is not None
     return writer.info, sizes

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import cv2
 import numpy as np
@@ -22,8 +22,12 @@ from torch.utils.data import Dataset
 
 from unsam_lightning.batch import Sample, pack_masks
 from unsam_lightning.errors import UserError
+from unsam_lightning.image_sample import read_image
 from unsam_lightning.manifest import Manifest
-from unsam_lightning.shards import ShardReader, decode_image
+from unsam_lightning.shards import ShardReader
+
+#: How the masks of an image are drawn for a batch.
+Sampling = Literal["balanced", "uniform"]
 
 
 class MaskEntry(TypedDict):
@@ -70,9 +74,13 @@ class PairDataset(Dataset[Sample]):
         labels: Label manifest with the same shards and keys.
         side: Images are resized to side x side pixels; SAM-2's frame is square and does not keep the aspect.
         masks_per_image: At most this many masks, drawn without replacement.
+        sampling: "balanced" draws evenly over ten bins of granularity; "uniform" over the masks, as the official
+            training does, of which most then are the finest.
     """
 
-    def __init__(self, images: Manifest, labels: Manifest, side: int, masks_per_image: int) -> None:
+    def __init__(
+        self, images: Manifest, labels: Manifest, side: int, masks_per_image: int, sampling: Sampling = "balanced"
+    ) -> None:
         counts = [[shard.samples for shard in manifest.shards] for manifest in (images, labels)]
         if counts[0] != counts[1]:
             raise UserError(
@@ -81,7 +89,7 @@ class PairDataset(Dataset[Sample]):
                 remedy="run `label` again on this manifest",
             )
         self.images, self.labels = ShardReader(images), ShardReader(labels)
-        self.side, self.masks_per_image = side, masks_per_image
+        self.side, self.masks_per_image, self.sampling = side, masks_per_image, sampling
 
     def __len__(self) -> int:
         return self.images.num_samples
@@ -92,13 +100,14 @@ class PairDataset(Dataset[Sample]):
         key, image, about = self.read(index)
         entries: list[MaskEntry] = about["masks"]
         rng = np.random.default_rng(seed)
-        chosen = rng.permutation(len(entries))[: self.masks_per_image]
+        granularity = np.asarray([entry["granularity"] for entry in entries], dtype=np.float32)
+        chosen = draw_masks(granularity, self.masks_per_image, self.sampling, rng)
         masks = decode_masks([entries[n]["rle"] for n in chosen], about["height"], about["width"])
         return Sample(
             key=key,
             image=_resize_image(image, self.side),
             planes=_resize_planes(pack_masks(masks), self.side),
-            granularity=np.asarray([entries[n]["granularity"] for n in chosen], dtype=np.float32),
+            granularity=granularity[chosen],
             seed=seed,
         )
 
@@ -112,7 +121,7 @@ class PairDataset(Dataset[Sample]):
                 found=f"labels of {label['__key__']}",
                 remedy="run `label` again on this manifest",
             )
-        image = decode_image(record["jpg"], f"{self.images.manifest.shards[self.images.shard_of(index)].file}, {key}")
+        image = read_image(record, self.images.manifest.shards[self.images.shard_of(index)].file)
         return key, image, self._parse(label)
 
     def _parse(self, label: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +141,25 @@ def _resize_image(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uin
     # OpenCV's area filter averages when shrinking, but repeats pixels when growing.
     interpolation = cv2.INTER_AREA if side <= min(image.shape[:2]) else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (side, side), interpolation=interpolation), dtype=np.uint8)
+
+
+def draw_masks(
+    granularity: npt.NDArray[np.float32], count: int, sampling: Sampling, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Return the indices of at most `count` masks, without replacement, in the order in which they were drawn.
+
+    Args:
+        granularity: (N,) in [0.1, 1].
+        count: How many are wanted.
+        sampling: See `PairDataset`.
+        rng: Source of randomness.
+    """
+    count = min(count, len(granularity))
+    if sampling == "uniform" or count == 0:
+        return rng.permutation(len(granularity))[:count]
+    bins = np.minimum((granularity - 0.1) / 0.09, 9.999).astype(int)
+    weight = 1 / np.bincount(bins, minlength=10)[bins]
+    return rng.choice(len(granularity), size=count, replace=False, p=weight / weight.sum())
 
 
 def _resize_planes(planes: npt.NDArray[np.int32], side: int) -> npt.NDArray[np.int32]:

@@ -22,7 +22,7 @@ def sample_pixels(masks: Tensor, generator: torch.Generator | None, count: int =
     Returns:
         int64 (P, K): index y * w + x.
     """
-    running = masks.flatten(1).to(torch.int32).cumsum(1)  # (P, h w)
+    running = masks.flatten(1).cumsum(1, dtype=torch.int32)  # (P, h w)
     draws = torch.rand(len(masks), count, generator=generator, device=masks.device)
     # The k-th pixel of the mask, k uniform in 1 .. area; min guards the rare draw that rounds up to 1.0.
     kth = torch.minimum((draws * running[:, -1:]).long() + 1, running[:, -1:].long())

@@ -25,8 +25,10 @@ def new_run_dir(root: Path, stage: str) -> Path:
     """
     if _ENV in os.environ:
         return Path(os.environ[_ENV])
-    # Processes that a cluster starts side by side share a job id; a requeued job keeps it and so its folder.
-    job = os.environ.get("SLURM_JOB_ID", os.environ.get("TORCHELASTIC_RUN_ID"))
+    # Processes that a cluster starts side by side share a job id; a requeued job keeps it and so its folder. Inside an
+    # interactive allocation, but not under srun, each start is a run of its own.
+    slurm = os.environ.get("SLURM_JOB_ID") if "SLURM_STEP_ID" in os.environ else None
+    job = slurm or os.environ.get("TORCHELASTIC_RUN_ID")
     is_job = job is not None and job != "none"  # torchrun's name for a job without one
     name = f"job-{job}" if is_job else time.strftime("%Y-%m-%d_%H-%M-%S")
     path, count = root / f"{name}-{stage}", 1
@@ -48,16 +50,26 @@ def forget() -> None:
 
 
 def last_checkpoint(root: Path) -> Path:
-    """Return the newest checkpoint of the newest `fit` below a root folder.
+    """Return the newest checkpoint of the `fit` below a root folder that was started or continued last.
 
     Raises:
         UserError: There is none.
     """
-    found = [*root.glob("*/checkpoints/last*.ckpt"), *root.glob("*/hpc_ckpt_*.ckpt")]
-    if not found:
-        raise UserError(
-            expected=f"a checkpoint of an earlier run below {root}",
-            found="none",
-            remedy="start without --ckpt_path, or pass the checkpoint's own path",
-        )
-    return max(found, key=lambda path: path.stat().st_mtime_ns)
+    runs = sorted(root.glob("*-fit*"), key=_age)
+    if runs and (found := newest_checkpoint(runs[-1])):
+        return found
+    raise UserError(
+        expected=f"a checkpoint of the last run below {root}",
+        found=f"none in {runs[-1].name}" if runs else "no run",
+        remedy="start without --ckpt_path, or pass the checkpoint's own path",
+    )
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest checkpoint of one run, ours or Lightning's of a requeued job; None if there is none."""
+    found = [*run_dir.glob("checkpoints/last*.ckpt"), *run_dir.glob("hpc_ckpt_*.ckpt")]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _age(run_dir: Path) -> int:
+    return max(path.stat().st_mtime_ns for path in (run_dir, *run_dir.glob("checkpoints/*"), *run_dir.glob("*.ckpt")))

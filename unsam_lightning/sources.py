@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from PIL import Image
 from unsam_lightning.benchmarks.sample import EvalDataset
 from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError
+from unsam_lightning.image_sample import image_files
 from unsam_lightning.manifest import FORMATS, Manifest, ShardInfo, read_manifest, write_manifest
 from unsam_lightning.pack import pack_images
 from unsam_lightning.shards import ShardWriter
@@ -112,6 +113,17 @@ def _with_options(make: Callable[..., _Made], source: Source, path: Path, /, *ar
     return make(*args, **named, **source.options)
 
 
+def find_file(name: str) -> Path:
+    """Return where a file or folder is: as named, or as named from the project's root or the installed package.
+
+    So the source files of `data_manifests/` are found from any working directory. A name that is nowhere comes back as
+    it is.
+    """
+    package = Path(__file__).parent
+    places = [Path(name), package.parent / name, package / name]
+    return next((place for place in places if place.exists()), Path(name))
+
+
 def image_manifest(images: str, cache_dir: Path) -> Manifest:
     """Return the image manifest of what the user named, packing it into `cache_dir` first where it is not packed yet.
 
@@ -122,9 +134,11 @@ def image_manifest(images: str, cache_dir: Path) -> Manifest:
     Raises:
         UserError: Nothing of the kind is there, or packing fails; see `pack_images`.
     """
-    path = Path(images)
+    path = find_file(images)
     if path.is_dir():
-        return pack_images(path, cache_dir / path.resolve().name)
+        # Two folders of one name must not meet in the cache.
+        whole = path.resolve()
+        return pack_images(path, cache_dir / f"{whole.name}-{zlib.crc32(str(whole).encode()):08x}")
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise UserError(
             expected="an image manifest (.yaml), a source file (.yaml) or a folder of images",
@@ -189,8 +203,7 @@ def pack_scenes(
                 image = make_scene(first_seed + index, size).image
                 Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
                 about = {"file": f"seed {first_seed + index}", "width": size, "height": size}
-                files = {"jpg": buffer.getvalue(), "json": json.dumps(about).encode()}
-                writer.write(f"{name}-{index:08d}", files)
+                writer.write(f"{name}-{index:08d}", image_files(buffer.getvalue(), about))
         assert writer.info is not None
         shards.append(writer.info)
     extra = {"source": "procedural scenes of unsam_lightning", "licence": "Apache-2.0", "options": options}
@@ -210,7 +223,7 @@ def eval_dataset(path: str, max_images: int | None = None, max_masks: int | None
     Raises:
         UserError: See `read_source` and the readers.
     """
-    source = read_source(Path(path))
+    source = read_source(find_file(path))
     return EvalSubset(_open_reader(source, path), max_images, max_masks, name=source.name)
 
 

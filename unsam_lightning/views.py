@@ -70,7 +70,7 @@ class ViewPair:
     def warp(self) -> Tensor:
         """Return float32 (B, 3, 3): pixel of the first view -> pixel of the second."""
         with torch.autocast(self.first.matrix.device.type, enabled=False):  # bfloat16 would be off by pixels
-            warp: Tensor = self.second.matrix @ torch.linalg.inv(self.first.matrix)
+            warp: Tensor = self.second.matrix @ _inverse(self.first.matrix)
         return warp
 
 
@@ -161,7 +161,7 @@ def warp_planes(planes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tens
     """
     height, width = planes.shape[-2:]
     centres = pixel_centres(size, planes.device).flatten(0, 1)  # (h w, 2)
-    source = warp_points(centres.expand(len(planes), -1, -1), torch.linalg.inv(matrix)).round().long()  # (B, h w, 2)
+    source = warp_points(centres.expand(len(planes), -1, -1), _inverse(matrix)).round().long()  # (B, h w, 2)
     x, y = source.unbind(-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1))[:, None].expand(-1, planes.shape[1], -1)
@@ -194,6 +194,12 @@ def warp_maps(maps: Tensor, matrix: Tensor) -> Tensor:
         [[STRIDE, 0, (STRIDE - 1) / 2], [0, STRIDE, (STRIDE - 1) / 2], [0, 0, 1]], device=maps.device
     )
     with torch.autocast(maps.device.type, enabled=False):
-        at_stride = torch.linalg.inv(to_frame) @ matrix @ to_frame
+        at_stride = _inverse(to_frame) @ matrix @ to_frame
         warped: Tensor = warp_perspective(maps.float(), at_stride, maps.shape[-2:], align_corners=True)
     return warped
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Return the inverse of affine matrices (..., 3, 3); without the check that makes the host wait for a GPU."""
+    inverse: Tensor = torch.linalg.inv_ex(matrix)[0]
+    return inverse

@@ -37,7 +37,7 @@ def test_image_is_encoded_once_and_everything_is_measured(
     assert encoded == [1]
     assert (result.dataset, result.index, result.key, result.num_masks) == ("set", 4, "key", 2)
     assert len(result.sessions) == 2 * 12
-    assert set(result.recall) == {"base", "tuned"}
+    assert set(result.recall) == {"base", "tuned", "tuned g = 0.5"}
     assert all(0 <= recall["AR@1000"] <= 1 for recall in result.recall.values())
     rows = tabulate([result], fixed=CONFIG.fixed, max_clicks=CONFIG.max_clicks, target=CONFIG.target)
     assert all(row.num_masks == 2 for row in rows)

@@ -86,7 +86,7 @@ def test_recall_is_the_data_sets_not_the_images_mean() -> None:
             ImageResult(dataset="set", index=index, key="", num_masks=count, sessions=sessions, recall=recall)
         )
     row = tabulate(images, **OPTIONS)[-1]
-    assert row.mode == "whole image: union of 10 g"
+    assert row.mode == "whole image, grid: union of 10 g"
     assert row.ar1000 == pytest.approx(average_recall_of_masks(samples)["AR@1000"])
     assert 0 < row.ar1000 != pytest.approx(np.mean([image.recall["tuned"]["AR@1000"] for image in images]))
     assert row.num_masks == 5

@@ -78,7 +78,9 @@ def nano() -> tuple[UnSAM, Embedding]:
 def test_proposals_are_sorted_distinct_and_not_empty(
     nano: tuple[UnSAM, Embedding], granularities: tuple[float, ...] | None
 ) -> None:
-    proposals = propose_masks(*nano, granularities=granularities, points_per_side=4, max_iou=0.6)
+    candidates = propose_masks(*nano, granularities=granularities, points_per_side=4)
+    assert candidates.granularity.unique().tolist() == ([0] if granularities is None else pytest.approx(granularities))
+    proposals = candidates.distinct(max_iou=0.6)
     assert 0 < len(proposals.logits) == len(proposals.scores) <= 16 * (3 if granularities is None else 2)
     assert proposals.logits.shape[1:] == (64, 64)
     assert (proposals.scores.diff() <= 0).all()
@@ -87,10 +89,10 @@ def test_proposals_are_sorted_distinct_and_not_empty(
     shared = masks @ masks.T
     iou = shared / (masks.sum(1)[:, None] + masks.sum(1) - shared) - torch.eye(len(masks))
     assert iou.max() <= 0.6
-    fewer = propose_masks(*nano, granularities=granularities, points_per_side=4, max_iou=0.6, max_masks=2)
+    fewer = candidates.distinct(max_iou=0.6, max_masks=2)
     assert torch.equal(fewer.logits, proposals.logits[:2])
-    in_parts = propose_masks(*nano, granularities=granularities, points_per_side=4, max_iou=0.6, prompts_per_pass=5)
-    torch.testing.assert_close(in_parts.scores, proposals.scores, atol=1e-4, rtol=1e-4)
+    in_parts = propose_masks(*nano, granularities=granularities, points_per_side=4, prompts_per_pass=5)
+    torch.testing.assert_close(in_parts.scores, candidates.scores, atol=1e-4, rtol=1e-4)
 
 
 class Recorder:
@@ -121,6 +123,7 @@ def test_every_point_is_asked_at_every_granularity() -> None:
     proposals = propose_masks(model, None, granularities=(0.1, 0.5, 1.0), points_per_side=2, prompts_per_pass=5)
     assert sorted(model.asked) == sorted((x, y, g) for x in (16, 48) for y in (16, 48) for g in (0.1, 0.5, 1.0))
     assert len(proposals.scores) == 12
+    assert [round(g, 3) for *_, g in model.asked] == pytest.approx(proposals.granularity.tolist())
     stock = Recorder()
     proposals = propose_masks(stock, None, granularities=None, points_per_side=2)
     assert sorted(point[:2] for point in stock.asked) == [(16, 16), (16, 48), (48, 16), (48, 48)]
@@ -135,9 +138,9 @@ def test_recall_of_proposals() -> None:
     masks[0, :8, :8], masks[1, 9:, 9:] = 1, 1
     sample = EvalSample(key="k", image=np.zeros((16, 16, 3), np.uint8), masks=masks, ids=["a", "b"])
     logits = torch.from_numpy(np.where(masks == 1, 1.0, -1.0)).float()
-    perfect = proposal_recall(Proposals(logits, torch.tensor([0.9, 0.8])), sample)
+    perfect = proposal_recall(Proposals(logits, torch.tensor([0.9, 0.8]), torch.ones(2)), sample)
     assert (perfect["AR@1"], perfect["AR@1000"]) == (0.5, 1.0)
-    half = proposal_recall(Proposals(logits[:1], torch.tensor([0.9])), sample)
+    half = proposal_recall(Proposals(logits[:1], torch.tensor([0.9]), torch.ones(1)), sample)
     assert half["AR@1000"] == 0.5
     none = proposal_recall(Proposals(logits[:0], torch.zeros(0)), sample)
     assert none["AR@1000"] == 0.0

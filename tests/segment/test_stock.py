@@ -35,9 +35,7 @@ def image() -> np.ndarray:
 def logits(model: UnSAM, image: np.ndarray, granularity: float | None) -> np.ndarray:
     predictor = image_predictor(model, granularity)
     predictor.set_image(image)
-    masks, _, _ = predictor.predict(
-        np.array([[60.0, 40.0]]), np.array([1]), multimask_output=False, return_logits=True
-    )
+    masks, _, _ = predictor.predict(np.array([[60.0, 40.0]]), np.array([1]), multimask_output=False, return_logits=True)
     return masks
 
 

@@ -12,6 +12,7 @@ import torch
 from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.whole_image import proposal_recall, propose_masks
+from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.model import UnSAM
@@ -61,7 +62,8 @@ class ImageResult:
         key: Name of the image.
         num_masks: Ground-truth masks.
         sessions: Click sessions of all masks and methods.
-        recall: Method -> "AR@1000" etc. of this image's proposals; empty if left out or without masks.
+        recall: "base", "tuned" (all ten g) or "tuned g = 0.3" -> "AR@1000" etc. of this image's proposals; empty if
+            left out or without masks.
     """
 
     dataset: str
@@ -96,17 +98,30 @@ def evaluate_sample(
         target=config.target,
         prompts_per_pass=config.prompts_per_pass,
     )
-    recall = {}
-    if config.points_per_side and len(sample.masks):
-        for name, granularities in (("base", None), ("tuned", SWEEP)):
-            proposals = propose_masks(
-                model,
-                embedding,
-                granularities=granularities,
-                points_per_side=config.points_per_side,
-                prompts_per_pass=config.prompts_per_pass,
-            )
-            recall[name] = proposal_recall(proposals, sample)
+    recall = _recall(model, embedding, sample, config) if config.points_per_side and len(sample.masks) else {}
     return ImageResult(
         dataset=dataset, index=index, key=sample.key, num_masks=len(sample.masks), sessions=sessions, recall=recall
     )
+
+
+def _recall(
+    model: UnSAM, embedding: Embedding, sample: EvalSample, config: EvaluationConfig
+) -> dict[str, dict[str, float]]:
+    """Return the recall of whole-image proposals: the base's, the tuned model's at each fixed g, and of all ten."""
+    found = {}
+    for granularities in (None, SWEEP):
+        proposals = propose_masks(
+            model,
+            embedding,
+            granularities=granularities,
+            points_per_side=config.points_per_side,
+            prompts_per_pass=config.prompts_per_pass,
+        )
+        if granularities is None:
+            found["base"] = proposal_recall(proposals.distinct(), sample)
+            continue
+        found["tuned"] = proposal_recall(proposals.distinct(), sample)
+        for g in config.fixed:
+            at_g = proposals.select((proposals.granularity - g).abs() < 0.01)
+            found[f"tuned g = {g:g}"] = proposal_recall(at_g.distinct(), sample)
+    return found

@@ -96,9 +96,12 @@ def _dataset_rows(
     chosen = [sweep[choose_granularity(sweep, "graco", target, max_clicks)] for sweep in sweeps]
     rows.append(row("tuned", "oracle: GraCo's choice of 10 g", chosen))
     rows.append(_best_per_metric(name, sweeps, max_clicks))
-    for model, mode in (("base", "whole image: 3 masks a point"), ("tuned", "whole image: union of 10 g")):
-        recall = _recall(results, model)
+    whole = {"base": ("base", "3 masks a point"), "tuned": ("tuned", "union of 10 g")}
+    whole |= {f"tuned g = {g:g}": ("tuned", f"fixed g = {g:g}") for g in fixed}
+    for method, (model, mode) in whole.items():
+        recall = _recall(results, method)
         if recall is not None:
+            mode = f"whole image, grid: {mode}"
             rows.append(Row(dataset=name, model=model, mode=mode, num_masks=num_masks, ar1000=recall))
     return rows
 

@@ -21,15 +21,32 @@ from unsam_lightning.pairs import encode_masks
 
 
 class Proposals(NamedTuple):
-    """Masks of an image, best first.
+    """Masks of an image.
 
     Args:
         logits: (N, h, w) at stride 4 of the model's frame.
         scores: (N,), the model's own estimate of each mask's IoU.
+        granularity: (N,), what was asked for; 0 from stock SAM-2.
     """
 
     logits: Tensor
     scores: Tensor
+    granularity: Tensor
+
+    def select(self, index: Tensor) -> Proposals:
+        """Return the proposals at `index`, a mask or positions."""
+        return Proposals(self.logits[index], self.scores[index], self.granularity[index])
+
+    def distinct(self, max_iou: float = 0.7, max_masks: int = 1000) -> Proposals:
+        """Return at most `max_masks` proposals, best score first, near-duplicates suppressed.
+
+        Of two masks with an IoU above `max_iou` the one with the lower score goes, across granularities.
+
+        Source: SAM's automatic mask generator, which suppresses at 0.7.
+        Differs: by the masks' IoU at stride 4, not by their boxes'; no cut on score or stability, because recall at
+            1,000 proposals ranks them instead.
+        """
+        return self.select(suppress_masks(self.logits > 0, self.scores, max_iou)[:max_masks])
 
 
 @torch.no_grad()
@@ -39,28 +56,22 @@ def propose_masks(
     *,
     granularities: Sequence[float] | None = SWEEP,
     points_per_side: int = 16,
-    max_iou: float = 0.7,
-    max_masks: int = 1000,
     prompts_per_pass: int = 64,
 ) -> Proposals:
-    """Return the masks that a grid of clicks finds, near-duplicates suppressed.
+    """Return all masks that a grid of clicks finds, in the grid's order; `distinct` ranks and thins them.
 
     Args:
         model: The judge.
         embedding: Of one image.
         granularities: Asked at every point; None for stock SAM-2 with its three masks a point.
         points_per_side: Clicks along each side, at the centres of a grid.
-        max_iou: Of two masks with a higher IoU the one with the lower score goes, across granularities.
-        max_masks: At most this many are kept.
         prompts_per_pass: Prompts decoded at a time; bounds the memory.
 
-    Source: SAM's automatic mask generator (grid, one click a prompt, suppression at 0.7).
-    Differs: suppression by the masks' IoU at stride 4, not by their boxes'; no cut on score or stability, because
-        recall at 1,000 proposals ranks them instead.
+    Source: SAM's automatic mask generator: a grid, one click a prompt.
     """
     offsets = (torch.arange(points_per_side, device=model.device) + 0.5) * (model.image_size / points_per_side)
     grid = torch.cartesian_prod(offsets, offsets).flip(1)  # (G, 2), x and y
-    asked = torch.tensor([1.0] if granularities is None else list(granularities), device=model.device)
+    asked = torch.tensor([0.0] if granularities is None else list(granularities), device=model.device)
     prompts = torch.cartesian_prod(torch.arange(len(grid), device=model.device).float(), asked)  # (G g, 2)
     logits, scores = [], []
     for part in prompts.split(prompts_per_pass):
@@ -68,11 +79,11 @@ def propose_masks(
         labels = torch.ones(len(part), 1, device=model.device)
         wanted = None if granularities is None else part[:, 1]
         decoded = model.decode(embedding, points, labels, wanted, multimask=granularities is None)
-        logits.append(decoded.masks.flatten(0, 1).float())
-        scores.append(decoded.iou.flatten().float())
-    all_logits, all_scores = torch.cat(logits), torch.cat(scores)
-    kept = suppress_masks(all_logits > 0, all_scores, max_iou)[:max_masks]
-    return Proposals(all_logits[kept], all_scores[kept])
+        logits.append(decoded.masks.float())
+        scores.append(decoded.iou.float())
+    all_logits, all_scores = torch.cat(logits), torch.cat(scores)  # (G g, M, h, w) and (G g, M)
+    granularity = prompts[:, 1:].expand(all_scores.shape)
+    return Proposals(all_logits.flatten(0, 1), all_scores.flatten(), granularity.flatten())
 
 
 def suppress_masks(masks: Tensor, scores: Tensor, max_iou: float) -> Tensor:

@@ -21,13 +21,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from unsam_lightning.image_sample import read_image
 from unsam_lightning.manifest import Manifest, ShardInfo, read_manifest, sha256_file, write_manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pairs import MaskEntry, encode_masks
 from unsam_lightning.pseudo_labels.divide_and_conquer import DivideConquerConfig, discover_masks
 from unsam_lightning.pseudo_labels.features import Level, encoder_features
 from unsam_lightning.pseudo_labels.hierarchy import Forest
-from unsam_lightning.shards import ShardReader, ShardWriter, decode_image
+from unsam_lightning.shards import ShardReader, ShardWriter
 from unsam_lightning.sources import image_manifest
 
 #: Raised whenever the same recipe gives other labels than before.
@@ -115,7 +116,7 @@ class ShardImages(IterableDataset[LabelBatch]):
         for shard, first, last in self.batches[start::step]:
             records = [self.reader.read(index) for index in range(first, last)]
             name = self.reader.manifest.shards[shard].file
-            images = [decode_image(record["jpg"], f"{name}, {record['__key__']}") for record in records]
+            images = [read_image(record, name) for record in records]
             yield LabelBatch(shard, [record["__key__"] for record in records], images, last == self.ends[shard])
 
 

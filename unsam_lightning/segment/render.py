@@ -82,16 +82,23 @@ def tile_rows(rows: Sequence[Sequence[Image]], captions: Sequence[str], height: 
     Args:
         rows: R rows of C images each, uint8 RGB of any size.
         captions: C texts.
-        height: Of every tile, in pixels; the width follows the first row's images.
+        height: Of every tile, in pixels; a column is as wide as its widest tile.
     """
-    widths = [max(1, round(tile.shape[1] * height / tile.shape[0])) for tile in rows[0]]
+    resized = [[_with_height(tile, height) for tile in row] for row in rows]
+    widths = [max(row[column].shape[1] for row in resized) for column in range(len(captions))]
     lines = []
-    for row in rows:
-        tiles = [cv2.resize(t, (w, height), interpolation=cv2.INTER_AREA) for t, w in zip(row, widths, strict=True)]
-        lines.append(np.concatenate([np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255) for tile in tiles], 1))
+    for row in resized:
+        edges = [((2, 2), (2, 2 + w - tile.shape[1]), (0, 0)) for tile, w in zip(row, widths, strict=True)]
+        padded = [np.pad(tile, edge, constant_values=255) for tile, edge in zip(row, edges, strict=True)]
+        lines.append(np.concatenate(padded, 1))
     header = np.full((_CAPTION_PX, lines[0].shape[1], 3), 255, dtype=np.uint8)
     left = 2
     for caption, width in zip(captions, widths, strict=True):
         cv2.putText(header, caption, (left + 2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
         left += width + 4
     return np.asarray(np.concatenate([header, *lines], 0), dtype=np.uint8)
+
+
+def _with_height(image: Image, height: int) -> Image:
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)

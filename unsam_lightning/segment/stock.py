@@ -48,7 +48,8 @@ class _DecoderAt(nn.Module):
         """Return masks (P, 1, h, w), IoUs (P, 1), mask tokens (P, 1, D), object scores (P, 1); never three masks."""
         count = len(sparse_prompt_embeddings)
         image, fine, middle = (
-            each.expand(count, -1, -1, -1) if len(each) == 1 else each for each in (image_embeddings, *high_res_features)
+            each.expand(count, -1, -1, -1) if len(each) == 1 else each
+            for each in (image_embeddings, *high_res_features)
         )
         wanted = torch.full((count,), self.granularity, device=image.device)
         masks, iou, token, score, _ = self.adapter(
