@@ -128,7 +128,7 @@ def test_without_a_granularity_it_is_stock_sam(
 @torch.no_grad()
 def test_without_a_granularity_a_real_size_is_stock_sam(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    tiny = UnSAM(Base(sam=build_sam("tiny"), name="tiny", sha256="", is_pretrained=False)).eval()
+    tiny = UnSAM(Base(sam=build_sam("tiny"), name="tiny", sha256="")).eval()
     # The encoder takes seconds and is stock in any case: random features in the memory layout that it gives.
     shapes = [(1, 32, 256, 256), (1, 64, 128, 128), (1, 256, 64, 64)]
     features = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in shapes]

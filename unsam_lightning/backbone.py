@@ -20,7 +20,7 @@ from sam2.modeling.sam2_base import SAM2Base
 
 from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.manifest import sha256_file
-from unsam_lightning.state_dicts import load_strictly, read_state, split_official, state_sha256
+from unsam_lightning.state_dicts import load_strictly, read_state, split_official
 
 #: Short names of the SAM-2.1 sizes and the hub ids that hold their weights.
 NAMES: dict[str, str] = {
@@ -34,7 +34,7 @@ NAMES: dict[str, str] = {
 _SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
 
 _NANO_YAML = Path(__file__).parent / "architectures" / "nano.yaml"
-_NANO_SEED = 20251113  # fixed: the nano model is the same everywhere until its trained weights are bundled
+_NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +44,12 @@ class Base:
     Args:
         sam: The model, in eval mode, on the CPU.
         name: The name it was asked for by: "nano", "small", a hub id, or a file name without its folder.
-        sha256: Of the checkpoint file; of the numbers themselves for a model without a file.
-        is_pretrained: False where the numbers are random.
+        sha256: Of the checkpoint file.
     """
 
     sam: SAM2Base
     name: str
     sha256: str
-    is_pretrained: bool
 
 
 def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
@@ -67,7 +65,8 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
             its architecture key by key.
     """
     if name_or_path == "nano":
-        return _random_nano()
+        state = read_state(_NANO_WEIGHTS)
+        return base_from_state(state, name="nano", sha256=sha256_file(_NANO_WEIGHTS), config="nano")
     path = Path(name_or_path)
     if path.is_file():
         state = read_state(path)
@@ -86,9 +85,10 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
 def base_from_state(state: dict[str, torch.Tensor], *, name: str, sha256: str, config: str | Path | None) -> Base:
     """Return the SAM-2 whose state dict this is, or the one inside an official UnSAMv2; every key of it must fit."""
     stock, _ = split_official(state)
-    sam = build_sam(config if config is not None else architecture_of(stock, name))
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten: do not spend the caller's numbers on it
+        sam = build_sam(config if config is not None else architecture_of(stock, name))
     load_strictly(sam, stock, name)
-    return Base(sam=sam.eval(), name=name, sha256=sha256, is_pretrained=True)
+    return Base(sam=sam.eval(), name=name, sha256=sha256)
 
 
 def build_sam(architecture: str | Path) -> SAM2Base:
@@ -152,13 +152,6 @@ def architecture_of(state: dict[str, torch.Tensor], name: str) -> str:
         found=found,
         remedy="pass the architecture's yaml as config",
     )
-
-
-def _random_nano() -> Base:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_NANO_SEED)
-        sam = build_sam("nano")
-    return Base(sam=sam, name="nano", sha256=state_sha256(sam), is_pretrained=False)
 
 
 def _architecture_path(architecture: str) -> Path:

@@ -40,7 +40,7 @@ class UnSAM(nn.Module):
     def __init__(self, base: Base, adapter: AdapterConfig | None = None, seed: int = 0) -> None:
         super().__init__()
         self.sam: Any = base.sam.requires_grad_(False)
-        self.base_name, self.base_sha256, self.is_pretrained = base.name, base.sha256, base.is_pretrained
+        self.base_name, self.base_sha256 = base.name, base.sha256
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.decoder = GranularityDecoder(

@@ -137,7 +137,7 @@ def load_exported(path: Path, architecture: str = "nano") -> UnSAM:
     """Return a model with exported weights, in eval mode."""
     sam, state = build_sam(architecture), read_state(path)
     load_strictly(sam, {name: value.float() for name, value in state.items()}, path.name)
-    return UnSAM(Base(sam=sam.eval(), name=path.stem, sha256="", is_pretrained=True)).eval()
+    return UnSAM(Base(sam=sam.eval(), name=path.stem, sha256="")).eval()
 
 
 @torch.no_grad()

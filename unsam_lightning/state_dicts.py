@@ -5,7 +5,6 @@ Next in the tour: `backbone.py`.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,3 @@ def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name:
             remedy="check that the checkpoint and the architecture belong together",
         )
     module.load_state_dict(state)
-
-
-def state_sha256(module: torch.nn.Module) -> str:
-    """Return the sha256 of all numbers of a module, in the order of their names."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

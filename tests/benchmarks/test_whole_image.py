@@ -142,5 +142,5 @@ def test_recall_of_proposals() -> None:
     assert (perfect["AR@1"], perfect["AR@1000"]) == (0.5, 1.0)
     half = proposal_recall(Proposals(logits[:1], torch.tensor([0.9]), torch.ones(1)), sample)
     assert half["AR@1000"] == 0.5
-    none = proposal_recall(Proposals(logits[:0], torch.zeros(0)), sample)
+    none = proposal_recall(Proposals(logits[:0], torch.zeros(0), torch.zeros(0)), sample)
     assert none["AR@1000"] == 0.0
