@@ -248,7 +248,7 @@ def test_command_goes_on_from_its_run_folder(tmp_path: Path, capsys: pytest.Capt
                     "enable_progress_bar": False,
                     "default_root_dir": str(tmp_path / "run"),
                 },
-                "checkpoint_every": 1,
+                "checkpoint_every": 100,
             }
         )
     )

@@ -50,7 +50,7 @@ class _PretrainCLI(LightningCLI):
             save_top_k=0,
             save_last=True,
             every_n_train_steps=config.checkpoint_every,
-            save_on_train_epoch_end=True,
+            save_on_train_epoch_end=False,
         )
         options = config.trainer.as_dict() | kwargs
         options |= {
@@ -62,6 +62,13 @@ class _PretrainCLI(LightningCLI):
             "use_distributed_sampler": False,
         }
         return Trainer(**options)
+
+    def after_fit(self) -> None:
+        """Keep the end of the run: the last step is seldom one of the checkpoints' steps."""
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        self.trainer.save_checkpoint(last)
+        if self.trainer.is_global_zero:
+            print(f"step {self.trainer.global_step} is in {last}")
 
 
 def main(args: list[str]) -> None:

@@ -129,6 +129,7 @@ def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> t
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_suffix(".tmp")
     save_file(half, aside, metadata={"format": "pt", "architecture": architecture, "steps": str(step)})
+    aside.chmod(0o644)  # safetensors writes files that only their owner may read
     os.replace(aside, out)
     return hashlib.sha256(out.read_bytes()).hexdigest(), step
 
@@ -180,7 +181,7 @@ def main(args: list[str]) -> None:
         numbers=sum(p.numel() for p in model.sam.parameters()),
         sha256=digest,
         step=step,
-        command=shlex.join(args),
+        command=shlex.join([str(options.checkpoint), "--sources", *options.sources]),
         hardware=options.hardware,
         seconds=seconds_for_64_prompts(model),
         threads=torch.get_num_threads(),
@@ -207,7 +208,7 @@ _CARD = """# {name}: a small SAM-2 for laptops, tests and the quickstart
   package, {numbers:,} numbers, 256 px.
 - File: `{name}.safetensors`, float16, {size:.1f} MB, sha256 `{sha256}`.
 - Data: scenes drawn by `unsam_lightning/scenes` (seeds below 1,000,000) and nothing else; Apache-2.0 like the package.
-- Training: `python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml`, {step:,} steps,
+- Training: `python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml`, {step:,} steps
   on {hardware}; the running average of the weights is what is here.
 - Export and numbers: `python -m unsam_lightning pretrain export {command}`.
 - Speed: 64 clicks on one image, the encoder included: {seconds:.2f} s with {threads} thread(s).
