@@ -18,7 +18,7 @@ from unsam_lightning.backbone import NAMES, base_from_state, load_base
 from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
-from unsam_lightning.state_dicts import read_state, split_official
+from unsam_lightning.state_dicts import read_state, refuse_misfits, split_official
 
 ADAPTER_FORMAT = "unsam_lightning/adapter/1"
 
@@ -120,33 +120,29 @@ def check_base(model: UnSAM, about: dict[str, Any], where: str) -> None:
     """Raise `UserError` unless a checkpoint's base is this model's, by its checksum."""
     base = about["base"]
     if base["sha256"] != model.base_sha256:
+        remedy = f"run with --model.backbone {base['name']} and the same weights"
+        if base["name"] == model.base_name:
+            remedy = f"other weights had that name then: use version {about['version']} of this package, or train anew"
         raise UserError(
             expected=f"the base model that {where} was trained on: {base['name']} (sha256 {base['sha256'][:12]})",
             found=f"{model.base_name} (sha256 {model.base_sha256[:12]})",
-            remedy=f"run with --model.backbone {base['name']} and the same weights",
+            remedy=remedy,
         )
 
 
 def load_trained(model: UnSAM, state: dict[str, Tensor], where: str) -> None:
     """Load exactly the numbers that train; a missing, unexpected or misshapen one is an error that names it."""
     own = dict(model.named_parameters())
-    wanted = model.trained_names()
-    problems = [f"missing {name}" for name in wanted if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in wanted]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        raise UserError(
-            expected=f"the {len(wanted)} trained tensors of this adapter in {where}",
-            found="; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else ""),
-            remedy="build the model with the adapter shape that the checkpoint records",
-        )
+    wanted = {name: own[name] for name in model.trained_names()}
+    refuse_misfits(
+        wanted,
+        state,
+        expected=f"the {len(wanted)} trained tensors of this adapter in {where}",
+        remedy="build the model with the adapter shape that the checkpoint records",
+    )
     with torch.no_grad():
-        for name in wanted:
-            own[name].copy_(state[name])
+        for name, parameter in wanted.items():
+            parameter.copy_(state[name])
 
 
 def _official_shape(trained: dict[str, Tensor], name: str) -> AdapterConfig:

@@ -6,6 +6,7 @@ Next in the tour: `backbone.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def split_official(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
 def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
     """Load a state dict; a missing or unexpected key or a wrong shape is one `UserError` that names it."""
     own = module.state_dict()
+    refuse_misfits(
+        own,
+        state,
+        expected=f"the {len(own)} tensors of {type(module).__name__} in {name}",
+        remedy="check that the checkpoint and the architecture belong together",
+    )
+    module.load_state_dict(state)
+
+
+def refuse_misfits(
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], *, expected: str, remedy: str
+) -> None:
+    """Raise one `UserError` that names missing and unexpected tensors of `state` and those of another shape."""
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in own]
     problems += [
@@ -81,9 +95,4 @@ def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name:
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            expected=f"the {len(own)} tensors of {type(module).__name__} in {name}",
-            found="; ".join(problems[:3]) + more,
-            remedy="check that the checkpoint and the architecture belong together",
-        )
-    module.load_state_dict(state)
+        raise UserError(expected=expected, found="; ".join(problems[:3]) + more, remedy=remedy)
