@@ -1,4 +1,4 @@
-"""What a run shows and guards: progress with data_wait, a check of the first batch, a stop on bad losses, pictures.
+"""What a run shows and guards: progress with data_wait, checkpoints, a stop on bad losses, pictures.
 
 Next in the tour: `loggers.py`.
 """
@@ -102,7 +102,7 @@ class Guard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewPair, batch_idx: int
     ) -> None:
-        """Look at the loss; a look at a number on a GPU makes the host wait, some microseconds of a step."""
+        """Look at the loss; on a GPU the host waits for the step here, the price of never saving a broken run."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None or bool(torch.isfinite(loss).all()):
             return

@@ -15,10 +15,10 @@ from torch import Tensor
 from unsam_lightning import __version__
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import NAMES, base_from_state, load_base
-from unsam_lightning.errors import UserError, first_line
+from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
-from unsam_lightning.state_dicts import read_state, refuse_misfits, split_official
+from unsam_lightning.state_dicts import load_safely, read_state, refuse_misfits, split_official
 
 ADAPTER_FORMAT = "unsam_lightning/adapter/1"
 
@@ -66,14 +66,7 @@ def describe_adapter(model: UnSAM) -> dict[str, Any]:
 
 def read_adapter(path: Path) -> dict[str, Any]:
     """Return the content of one of our checkpoints; `UserError` for any other file."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a broken file; all mean the same here
-        raise UserError(
-            expected=f"a readable checkpoint at {path}",
-            found=first_line(error),
-            remedy="copy the file again; it may be cut short",
-        ) from None
+    content = load_safely(path)
     about = content.get("unsam") if isinstance(content, dict) else None
     if not isinstance(about, dict) or about.get("format") != ADAPTER_FORMAT:
         raise UserError(

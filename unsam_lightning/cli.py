@@ -140,27 +140,23 @@ class UnSAMCLI(LightningCLI):
         loggers: Any = False
         if self.subcommand == "fit":
             own += [Guard(self.run_dir), Panels(self.run_dir)]
+            if config.data.val_images == 0:
+                options["limit_val_batches"] = 0
             if options["enable_checkpointing"] is not False:
                 own.append(Checkpoints(self.run_dir, config.checkpoint_every))
         if self.subcommand != "label":
             loggers = run_loggers(self.run_dir, config.wandb)
             given = options["logger"]
             loggers += given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+            asked, parser = self.config[self.subcommand], self._parser(self.subcommand)
+            own.append(_SaveConfig(parser, asked, overwrite=True, save_to_log_dir=False))
         more = options["callbacks"]
         own += more if isinstance(more, list) else [more] if more is not None else []
         options |= {"callbacks": own, "logger": loggers}
-        if config.data.val_images == 0 and self.subcommand == "fit":
-            options["limit_val_batches"] = 0
-        if self.subcommand != "label":
-            own.append(
-                _SaveConfig(
-                    self._parser(self.subcommand), self.config[self.subcommand], overwrite=True, save_to_log_dir=False
-                )
-            )
         return UnSAMTrainer(**options)
 
     def before_fit(self) -> None:
-        """Make the labels first where there are none, and say so; say what the model is."""
+        """Make the labels first where there are none, and say so."""
         self._check_checkpoint()
         if self.datamodule.labels is None:
             if self.trainer.is_global_zero:

@@ -1,6 +1,6 @@
 """The LightningDataModule: loaders, the position from which a killed run goes on, and the single transfer hook.
 
-Next in the tour: `pseudo_labels/features.py`, then `backbone.py`. Next in the tour: `module.py`.
+Next in the tour: `module.py`.
 """
 
 from __future__ import annotations

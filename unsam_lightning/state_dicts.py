@@ -24,20 +24,27 @@ _OFFICIAL_PREFIXES = {
 _OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict of a checkpoint in SAM-2's layout or of a safetensors file, loaded without pickles."""
+def load_safely(path: Path) -> Any:
+    """Return what a checkpoint or a safetensors file holds, loaded without pickles; `UserError` for a broken file."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return dict(load_file(path))
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many types for a broken file; all mean the same here
         raise UserError(
             expected=f"a readable checkpoint at {path}",
             found=first_line(error),
             remedy="download or copy the file again; it may be cut short",
         ) from None
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict of a checkpoint in SAM-2's layout or of a safetensors file, loaded without pickles."""
+    content = load_safely(path)
+    if path.suffix == ".safetensors":
+        return dict(content)
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         found = f"keys {sorted(content)[:5]}" if isinstance(content, dict) else type(content).__name__

@@ -42,17 +42,7 @@ class BenchmarkCallback(Callback):
         """Keep a result."""
         self.results.append(outputs)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a result."""
-        self.results.append(outputs)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Report the validation."""

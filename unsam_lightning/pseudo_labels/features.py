@@ -14,7 +14,6 @@ from unsam_lightning.model import UnSAM
 
 #: A map of the encoder: the trunk's own stages or the neck's outputs, with their stride in pixels of the frame.
 Level = Literal["trunk4", "trunk8", "trunk16", "trunk32", "neck4", "neck8", "neck16"]
-LEVELS: tuple[Level, ...] = ("trunk4", "trunk8", "trunk16", "trunk32", "neck4", "neck8", "neck16")
 
 
 @torch.no_grad()
