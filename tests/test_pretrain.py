@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,18 +29,18 @@ from unsam_lightning.scenes import make_scene
 
 
 def test_prompts_are_a_function_of_the_image_number() -> None:
-    first, again, other = (ScenePrompts(4)[key] for key in ((7, 64), (7, 64), (8, 64)))
+    first, again, other = (ScenePrompts(4)[key] for key in ((7, 64, 64), (7, 64, 64), (8, 64, 64)))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.images, other.images)
 
 
 def test_clicks_lie_in_all_their_targets() -> None:
     prompts = ScenePrompts(16, deep_share=0.5)
-    for number in range(6):
-        item = prompts[(number, 128)]
+    for number, scene_side in itertools.product(range(4), (128, 192)):
+        item = prompts[(number, 128, scene_side)]
         assert item.images.shape == (3, 128, 128)
         assert item.images.dtype == torch.uint8
-        cell = (item.clicks_xy / 4).floor().long().clamp(0, 31)
+        cell = ((item.clicks_xy + 0.5) / 4).floor().long().clamp(0, 31)
         for p in range(16):
             covered = item.targets[p, :, cell[p, 1], cell[p, 0]]
             assert bool((covered[item.is_target[p]] > 0).all())
@@ -46,16 +48,27 @@ def test_clicks_lie_in_all_their_targets() -> None:
         assert bool(item.is_target[:, 0].all())
 
 
-def test_masks_are_drawn_evenly_over_sizes() -> None:
-    scene = make_scene(3, 128)
-    rng = np.random.default_rng(0)
-    drawn = choose_masks(rng, scene, 128, 4000)
-    share = scene.masks.mean((1, 2))
-    assert (share[drawn] * 32**2).min() >= 1.5
-    sizes = np.floor(np.log(share[drawn]) / np.log(4))
-    counts = np.unique(sizes, return_counts=True)[1]
-    assert len(counts) >= 3
-    assert counts.max() < 1.2 * counts.min()
+def test_half_of_the_masks_are_drawn_evenly_over_sizes() -> None:
+    masks = make_scene(3, 128).masks
+    drawn = choose_masks(np.random.default_rng(0), masks, 128, 8000)
+    share = masks.mean((1, 2))
+    is_large = share * 32**2 >= 1.5
+    assert is_large[drawn].all()
+    sizes = np.floor(np.log(share) / np.log(4))
+    kinds, counts = np.unique(sizes[is_large], return_counts=True)
+    assert len(kinds) >= 3
+    wanted = 0.5 / len(kinds) + 0.5 * counts / counts.sum()
+    assert [(sizes[drawn] == kind).mean() for kind in kinds] == pytest.approx(wanted, abs=0.02)
+
+
+def test_a_window_shows_a_scene_at_its_own_scale() -> None:
+    prompts = ScenePrompts(4)
+    for number in range(30, 36):
+        scene, window = (
+            prompts[(number, *sides)].images.permute(1, 2, 0).numpy() for sides in ((256, 256), (128, 256))
+        )
+        difference = cv2.matchTemplate(scene, window, cv2.TM_SQDIFF_NORMED)
+        assert difference.min() < 0.02 * difference.max()
 
 
 def test_boxes_stay_within_a_fifth_of_their_side() -> None:
@@ -67,10 +80,10 @@ def test_boxes_stay_within_a_fifth_of_their_side() -> None:
 
 
 def test_sampler_starts_anywhere_and_splits_over_ranks() -> None:
-    phases = [Phase(frame=64, steps=2), Phase(frame=128, steps=2)]
+    phases = [Phase(frame=64, steps=2), Phase(frame=128, steps=2, scene=256)]
     whole = list(PhaseSampler(phases, 4))
     assert len(whole) == 4
-    assert whole[2] == [(8, 128), (9, 128), (10, 128), (11, 128)]
+    assert whole[2] == [(n, 128, 256) for n in (8, 9, 10, 11)]
     assert list(PhaseSampler(phases, 4, batches_done=lambda: 3)) == whole[3:]
     ranks = [list(PhaseSampler(phases, 4, rank=rank, world_size=2)) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == whole
@@ -78,6 +91,8 @@ def test_sampler_starts_anywhere_and_splits_over_ranks() -> None:
         PhaseSampler(phases, 3, world_size=2)
     with pytest.raises(UserError, match="multiple of 32"):
         Phase(frame=100, steps=1)
+    with pytest.raises(UserError, match="not smaller than the frame"):
+        Phase(frame=128, steps=1, scene=64)
 
 
 def test_costs_by_hand() -> None:

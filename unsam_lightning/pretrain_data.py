@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.scenes import FIRST_TEST_SEED, Scene, make_scene
+from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
 from unsam_lightning.views import STRIDE
 
 #: Right answers to a click at most: the wanted mask and two more of the chain of masks that hold the click.
@@ -27,6 +27,8 @@ MAX_TARGETS = 3
 _ASPECTS, _SHARES = (1.0, 1.5, 2 / 3), (0.5, 0.35, 0.15)
 #: Smallest wanted mask, in pixels of the decoder's map.
 _MIN_CELLS = 1.5
+#: Share of the masks that are drawn evenly; the others are drawn evenly over sizes.
+_UNIFORM = 0.5
 #: A deep click lies at least this share of the largest distance to the mask's border away from it.
 _DEEP = 0.7
 
@@ -59,22 +61,27 @@ class Phase:
     Args:
         frame: Side of the images in pixels, a multiple of 32.
         steps: Optimizer steps.
+        scene: Side of the scenes that the images are cut out of at random; None is the frame itself. A small frame from
+            a large scene costs as little as a small scene and shows small parts as large as they will be.
     """
 
     frame: int
     steps: int
+    scene: int | None = None
 
     def __post_init__(self) -> None:
-        if self.frame < 64 or self.frame % 32 or self.steps < 1:
+        side = self.frame if self.scene is None else self.scene
+        if self.frame < 64 or self.frame % 32 or self.steps < 1 or side < self.frame:
             raise UserError(
-                expected="phases with a frame that is a multiple of 32 from 64 on, and at least one step",
-                found=f"frame {self.frame}, {self.steps} steps",
+                expected="phases with a frame that is a multiple of 32 from 64 on, at least one step, and scenes that "
+                "are not smaller than the frame",
+                found=f"frame {self.frame}, scene {self.scene}, {self.steps} steps",
                 remedy="see --model.phases",
             )
 
 
 class PhaseSampler:
-    """Batches of (image number, frame) in the order of the phases; can start at any step.
+    """Batches of (image number, frame, scene's side) in the order of the phases; can start at any step.
 
     Args:
         phases: Sizes and their steps.
@@ -105,40 +112,40 @@ class PhaseSampler:
     def __len__(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        frames = (phase.frame for phase in self.phases for _ in range(phase.steps))
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        sides = ((phase.frame, phase.scene or phase.frame) for phase in self.phases for _ in range(phase.steps))
         done = self.batches_done()
-        for step, frame in enumerate(frames):
+        for step, (frame, scene) in enumerate(sides):
             if step >= done:
                 numbers = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
-                yield [(number, frame) for number in numbers]
+                yield [(number, frame, scene) for number in numbers]
 
 
 class ScenePrompts(Dataset[PromptBatch]):
-    """Scenes with prompts, drawn when asked for by (image number, frame).
+    """Scenes with prompts, drawn when asked for by (image number, frame, scene's side).
 
     Args:
         num_prompts: Prompts for each image, P.
         deep_share: Share of clicks that lie deep inside their mask; the others are uniform over it.
-        seed: Of aspects, masks and prompts; the scenes themselves follow from the image's number alone.
+        seed: Of aspects, cuts, masks and prompts; the scenes themselves follow from the image's number alone.
     """
 
     def __init__(self, num_prompts: int, deep_share: float = 0.5, seed: int = 0) -> None:
         self.num_prompts, self.deep_share, self.seed = num_prompts, deep_share, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> PromptBatch:
-        number, frame = key
+    def __getitem__(self, key: tuple[int, int, int]) -> PromptBatch:
+        number, frame, side = key
         cv2.setNumThreads(1)  # a loader's worker is one process of many
         rng = np.random.default_rng((self.seed, number))
-        aspect = float(rng.choice(_ASPECTS, p=_SHARES))
-        size = (frame, round(frame * aspect)) if aspect >= 1 else (round(frame / aspect), frame)
-        scene = make_scene(number % FIRST_TEST_SEED, size)
-        image = scene.image if aspect == 1 else cv2.resize(scene.image, (frame, frame), interpolation=cv2.INTER_AREA)
-        wanted = choose_masks(rng, scene, frame, self.num_prompts)
-        clicks = np.array([self._click(rng, scene.masks[n]) for n in wanted])  # (P, 2) x, y in pixels of the scene
+        image, masks = self._picture(rng, number, frame, side)
+        size = masks.shape[1:]
+        if size != (frame, frame):
+            image = cv2.resize(image, (frame, frame), interpolation=cv2.INTER_AREA)
+        wanted = choose_masks(rng, masks, frame, self.num_prompts)
+        clicks = np.array([self._click(rng, masks[n]) for n in wanted])  # (P, 2) x, y in pixels of the scene
         scale = frame / np.array(size[::-1])
-        boxes = np.stack([noisy_box(rng, scene.masks[n]) for n in wanted]) * np.tile(scale, 2)
-        targets, is_target = _targets(rng, scene, wanted, clicks, frame // STRIDE)
+        boxes = np.stack([noisy_box(rng, masks[n]) for n in wanted]) * np.tile(scale, 2)
+        targets, is_target = _targets(rng, masks, wanted, clicks, frame // STRIDE)
         return PromptBatch(
             images=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             clicks_xy=torch.from_numpy(((clicks + 0.5) * scale - 0.5).astype(np.float32)),
@@ -147,6 +154,24 @@ class ScenePrompts(Dataset[PromptBatch]):
             is_target=torch.from_numpy(is_target),
             number=torch.tensor(number),
         )
+
+    def _picture(
+        self, rng: np.random.Generator, number: int, frame: int, side: int
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Return image (h, w, 3) and masks (N, h, w) of a whole scene, or of a window where it is larger."""
+        aspect = float(rng.choice(_ASPECTS, p=_SHARES))
+        size = (side, round(side * aspect)) if aspect >= 1 else (round(side / aspect), side)
+        scene = make_scene(number % FIRST_TEST_SEED, size)
+        if side == frame:
+            return scene.image, scene.masks
+        height, width = (round(length * frame / side) for length in size)
+        masks = scene.masks[:0]
+        while not len(masks):  # a window may lie beside everything; a scene has at least one mask
+            y = int(rng.integers(size[0] - height + 1))
+            x = int(rng.integers(size[1] - width + 1))
+            cut = scene.masks[:, y : y + height, x : x + width]
+            masks = np.ascontiguousarray(cut[cut.any((1, 2))])
+        return np.ascontiguousarray(scene.image[y : y + height, x : x + width]), masks
 
     def _click(self, rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
@@ -160,20 +185,23 @@ class ScenePrompts(Dataset[PromptBatch]):
         return x + column, y + row
 
 
-def choose_masks(rng: np.random.Generator, scene: Scene, frame: int, count: int) -> npt.NDArray[np.int64]:
-    """Return the indices of `count` masks, with replacement, evenly over sizes (powers of 4 of the area).
+def choose_masks(
+    rng: np.random.Generator, masks: npt.NDArray[np.bool_], frame: int, count: int
+) -> npt.NDArray[np.int64]:
+    """Return the indices of `count` of the masks (N, h, w), with replacement; half of them evenly over sizes.
 
-    A scene has many small parts and few objects; drawn evenly over the masks, training would see hardly an object.
-    Masks below `_MIN_CELLS` pixels of the decoder's map are left out unless there is nothing else.
+    A scene has many small parts and few objects; drawn evenly over the masks, training would see hardly an object;
+    drawn evenly over sizes (powers of 4 of the area), it would see too little of what most clicks are on. Masks below
+    `_MIN_CELLS` pixels of the decoder's map are left out unless there is nothing else.
     """
-    share = scene.masks.mean((1, 2))
+    share = masks.mean((1, 2))
     is_large = share * (frame // STRIDE) ** 2 >= _MIN_CELLS
     if not is_large.any():
         is_large[:] = True
     size_class = np.floor(np.log(share) / np.log(4)).astype(int)
     _, which, crowd = np.unique(size_class[is_large], return_inverse=True, return_counts=True)
     weight = np.zeros(len(share))
-    weight[is_large] = 1 / crowd[which]
+    weight[is_large] = (1 - _UNIFORM) / crowd[which] / len(crowd) + _UNIFORM / is_large.sum()
     return rng.choice(len(share), size=count, p=weight / weight.sum())
 
 
@@ -190,7 +218,7 @@ def noisy_box(rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> npt.NDAr
 
 def _targets(
     rng: np.random.Generator,
-    scene: Scene,
+    masks: npt.NDArray[np.bool_],
     wanted: npt.NDArray[np.int64],
     clicks: npt.NDArray[np.int64],
     size: int,
@@ -200,11 +228,11 @@ def _targets(
     is_target = np.zeros((len(wanted), MAX_TARGETS), np.bool_)
     shrunk: dict[int, npt.NDArray[np.uint8]] = {}
     for p, (n, (x, y)) in enumerate(zip(wanted, clicks, strict=True)):
-        holding = np.flatnonzero(scene.masks[:, y, x])
+        holding = np.flatnonzero(masks[:, y, x])
         others = rng.permutation(holding[holding != n])[: MAX_TARGETS - 1]
         for g, mask in enumerate((int(n), *others.tolist())):
             if mask not in shrunk:
-                full = scene.masks[mask].astype(np.uint8) * 255
+                full = masks[mask].astype(np.uint8) * 255
                 shrunk[mask] = cv2.resize(full, (size, size), interpolation=cv2.INTER_AREA)
             targets[p, g], is_target[p, g] = shrunk[mask], True
     return targets, is_target
