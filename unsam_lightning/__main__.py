@@ -5,6 +5,7 @@
     python -m unsam_lightning fit --config experiments/x.yaml         # train the adapter; makes labels where missing
     python -m unsam_lightning test --config experiments/x.yaml --ckpt_path last
     python -m unsam_lightning segment PHOTO --checkpoint CKPT --click X Y --granularity 0.3
+    python -m unsam_lightning export CKPT --layout {adapter,unsamv2,sam2} --out FILE   # for other programs
     python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml   # the bundled model, from nothing
 
 `COMMAND --help` lists the options of a command.
@@ -30,6 +31,10 @@ def main(args: list[str]) -> int:
             from unsam_lightning.commands import segment
 
             segment(args[1:])
+        elif command == "export":
+            from unsam_lightning.commands import export
+
+            export(args[1:])
         elif command in ("fit", "validate", "test", "label"):
             from unsam_lightning.cli import main as lightning_main
 
@@ -46,7 +51,7 @@ def main(args: list[str]) -> int:
             print(__version__)
         else:
             raise UserError(
-                expected="a command (shards, label, fit, validate, test, segment, pretrain)",
+                expected="a command (shards, label, fit, validate, test, segment, export, pretrain)",
                 found=repr(command),
                 remedy="see `python -m unsam_lightning --help`",
             )

@@ -19,13 +19,26 @@ def write_text_aside(path: Path, text: str) -> None:
     Raises:
         UserError: The file cannot be written.
     """
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield the name to write a file under; when the block ends well, sync the file and rename it to `path`.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     aside = path.with_name(f".{path.name}.tmp")
     with explain_write_errors(path):
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        try:
+            yield aside
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,12 @@ def describe_adapter(model: UnSAM) -> dict[str, Any]:
     }
 
 
+def adapter_state(model: UnSAM) -> dict[str, Any]:
+    """Return what an adapter checkpoint must hold: the trained numbers, and what they belong to."""
+    trained = {f"model.{name}": model.get_parameter(name).detach().clone() for name in model.trained_names()}
+    return {"unsam": describe_adapter(model), "state_dict": trained}
+
+
 def read_adapter(path: Path) -> dict[str, Any]:
     """Return the content of one of our checkpoints; `UserError` for any other file."""
     content = load_safely(path)

@@ -1,6 +1,6 @@
-"""The commands that need no Trainer: `shards` and `segment`. Arguments are read here, the work is done elsewhere.
+"""The commands that need no Trainer: `shards`, `export`, `segment`; the work itself is done elsewhere.
 
-Next in the tour: `__main__.py`.
+Next in the tour: `export.py`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,28 @@ def shards(args: list[str]) -> None:
     given = {key: value for key, value in vars(options).items() if key not in ("images_dir", "out_dir", "verify")}
     manifest = pack_images(options.images_dir, options.out_dir, **given)
     print(f"manifest: {manifest.path}")
+
+
+def export(args: list[str]) -> None:
+    """Write a tuned model in another layout: for us, for the official UnSAMv2 code, for whatever runs SAM-2."""
+    parser = _Parser("python -m unsam_lightning export", description=export.__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of `fit`, or an official UnSAMv2 checkpoint")
+    parser.add_argument("--layout", required=True, choices=("adapter", "sam2", "unsamv2"))
+    parser.add_argument("--out", required=True, type=Path, help="*.ckpt for adapter; *.pt or *.safetensors otherwise")
+    parser.add_argument("--granularity", type=_granularity, help="for --layout sam2: the one that its single mask has")
+    parser.add_argument("--base", help="where the checkpoint finds its base model, if not under its recorded name")
+    parser.add_argument("--config", type=Path, help="yaml of the base architecture, for sizes that have no name")
+    options = parser.parse_args(args)
+    if not options.checkpoint.is_file():
+        raise UserError(expected="a checkpoint file", found=str(options.checkpoint), remedy="check the path")
+    from unsam_lightning.export import export as write
+    from unsam_lightning.model import UnSAM
+
+    base = {"base": options.base} if options.base else {}
+    model = UnSAM.from_pretrained(str(options.checkpoint), options.config, **base)
+    for note in write(model, options.layout, options.out, options.granularity):
+        print(f"note: {note}")
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
 
 
 def segment(args: list[str]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, evaluate_sample
-from unsam_lightning.checkpoint import describe_adapter, load_adapter
+from unsam_lightning.checkpoint import adapter_state, load_adapter
 from unsam_lightning.datamodule import BenchmarkItem
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
@@ -127,9 +127,7 @@ class UnSAMModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what trained, and say what it belongs to."""
-        trained = {f"model.{name}" for name in self.model.trained_names()}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["unsam"] = describe_adapter(self.model)
+        checkpoint.update(adapter_state(self.model))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another base model or another adapter shape; note how far it was trained."""

@@ -61,27 +61,22 @@ class Phase:
     Args:
         frame: Side of the images in pixels, a multiple of 32.
         steps: Optimizer steps.
-        scene: Side of the scenes that the images are cut out of at random; None is the frame itself. A small frame from
-            a large scene costs as little as a small scene and shows small parts as large as they will be.
     """
 
     frame: int
     steps: int
-    scene: int | None = None
 
     def __post_init__(self) -> None:
-        side = self.frame if self.scene is None else self.scene
-        if self.frame < 64 or self.frame % 32 or self.steps < 1 or side < self.frame:
+        if self.frame < 64 or self.frame % 32 or self.steps < 1:
             raise UserError(
-                expected="phases with a frame that is a multiple of 32 from 64 on, at least one step, and scenes that "
-                "are not smaller than the frame",
-                found=f"frame {self.frame}, scene {self.scene}, {self.steps} steps",
+                expected="phases with a frame that is a multiple of 32 from 64 on, and at least one step",
+                found=f"frame {self.frame}, {self.steps} steps",
                 remedy="see --model.phases",
             )
 
 
 class PhaseSampler:
-    """Batches of (image number, frame, scene's side) in the order of the phases; can start at any step.
+    """Batches of (image number, frame) in the order of the phases; can start at any step.
 
     Args:
         phases: Sizes and their steps.
@@ -112,33 +107,35 @@ class PhaseSampler:
     def __len__(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        sides = ((phase.frame, phase.scene or phase.frame) for phase in self.phases for _ in range(phase.steps))
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        frames = (phase.frame for phase in self.phases for _ in range(phase.steps))
         done = self.batches_done()
-        for step, (frame, scene) in enumerate(sides):
+        for step, frame in enumerate(frames):
             if step >= done:
                 numbers = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
-                yield [(number, frame, scene) for number in numbers]
+                yield [(number, frame) for number in numbers]
 
 
 class ScenePrompts(Dataset[PromptBatch]):
-    """Scenes with prompts, drawn when asked for by (image number, frame, scene's side).
+    """Scenes with prompts, drawn when asked for by (image number, frame).
 
     Args:
         num_prompts: Prompts for each image, P.
         deep_share: Share of clicks that lie deep inside their mask; the others are uniform over it.
-        seed: Of aspects, cuts, masks and prompts; the scenes themselves follow from the image's number alone.
+        seed: Of aspects, masks and prompts; the scenes themselves follow from the image's number alone.
     """
 
-    def __init__(self, num_prompts: int, deep_share: float = 0.5, seed: int = 0) -> None:
+    def __init__(self, num_prompts: int, deep_share: float = 0.75, seed: int = 0) -> None:
         self.num_prompts, self.deep_share, self.seed = num_prompts, deep_share, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> PromptBatch:
-        number, frame, side = key
+    def __getitem__(self, key: tuple[int, int]) -> PromptBatch:
+        number, frame = key
         cv2.setNumThreads(1)  # a loader's worker is one process of many
         rng = np.random.default_rng((self.seed, number))
-        image, masks = self._picture(rng, number, frame, side)
-        size = masks.shape[1:]
+        aspect = float(rng.choice(_ASPECTS, p=_SHARES))
+        size = (frame, round(frame * aspect)) if aspect >= 1 else (round(frame / aspect), frame)
+        scene = make_scene(number % FIRST_TEST_SEED, size)
+        image, masks = scene.image, scene.masks
         if size != (frame, frame):
             image = cv2.resize(image, (frame, frame), interpolation=cv2.INTER_AREA)
         wanted = choose_masks(rng, masks, frame, self.num_prompts)
@@ -154,24 +151,6 @@ class ScenePrompts(Dataset[PromptBatch]):
             is_target=torch.from_numpy(is_target),
             number=torch.tensor(number),
         )
-
-    def _picture(
-        self, rng: np.random.Generator, number: int, frame: int, side: int
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """Return image (h, w, 3) and masks (N, h, w) of a whole scene, or of a window where it is larger."""
-        aspect = float(rng.choice(_ASPECTS, p=_SHARES))
-        size = (side, round(side * aspect)) if aspect >= 1 else (round(side / aspect), side)
-        scene = make_scene(number % FIRST_TEST_SEED, size)
-        if side == frame:
-            return scene.image, scene.masks
-        height, width = (round(length * frame / side) for length in size)
-        masks = scene.masks[:0]
-        while not len(masks):  # a window may lie beside everything; a scene has at least one mask
-            y = int(rng.integers(size[0] - height + 1))
-            x = int(rng.integers(size[1] - width + 1))
-            cut = scene.masks[:, y : y + height, x : x + width]
-            masks = np.ascontiguousarray(cut[cut.any((1, 2))])
-        return np.ascontiguousarray(scene.image[y : y + height, x : x + width]), masks
 
     def _click(self, rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8))

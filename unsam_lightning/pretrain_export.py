@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -21,14 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unsam_lightning.aside import write_text_aside
+from unsam_lightning.aside import write_text_aside, written_aside
 from unsam_lightning.backbone import Base, build_sam
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain_passes import decode_all
 from unsam_lightning.sources import eval_dataset
-from unsam_lightning.state_dicts import load_strictly, read_state
+from unsam_lightning.state_dicts import load_safely, load_strictly, read_state
 
 #: Prefix of the running average in a checkpoint of `pretrain`.
 _AVERAGE = "average.module."
@@ -114,23 +113,22 @@ def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> t
     """
     from safetensors.torch import save_file
 
-    try:
-        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = {k.removeprefix(_AVERAGE): v for k, v in content["state_dict"].items() if k.startswith(_AVERAGE)}
-        step = int(content["global_step"])
-    except Exception as error:  # torch raises many types for a broken file; all mean the same here
+    content = load_safely(checkpoint)
+    numbers = content.get("state_dict", {}) if isinstance(content, dict) else {}
+    state = {key.removeprefix(_AVERAGE): value for key, value in numbers.items() if key.startswith(_AVERAGE)}
+    if not state or "global_step" not in content:
         raise UserError(
             expected=f"a checkpoint of `pretrain` at {checkpoint}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            found="none of its running average",
             remedy="pass <run folder>/checkpoints/last.ckpt",
-        ) from None
+        )
+    step = int(content["global_step"])
     load_strictly(build_sam(architecture), state, str(checkpoint))
     half = {name: value.half().contiguous() for name, value in state.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_suffix(".tmp")
-    save_file(half, aside, metadata={"format": "pt", "architecture": architecture, "steps": str(step)})
-    aside.chmod(0o644)  # safetensors writes files that only their owner may read
-    os.replace(aside, out)
+    with written_aside(out) as aside:
+        save_file(half, aside, metadata={"format": "pt", "architecture": architecture, "steps": str(step)})
+        aside.chmod(0o644)  # safetensors writes files that only their owner may read
     return hashlib.sha256(out.read_bytes()).hexdigest(), step
 
 

@@ -17,6 +17,7 @@ from unsam_lightning.backbone import build_sam
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.losses.multimask import MultimaskTerms, multimask_terms
 from unsam_lightning.pretrain_data import MAX_TARGETS, Phase, PhaseSampler, PromptBatch, ScenePrompts
+from unsam_lightning.pretrain_optimizer import MuonAdamW
 from unsam_lightning.pretrain_passes import decode_all, encode_with_gradient, set_frame
 from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local
 from unsam_lightning.prompts import correction_clicks
@@ -38,7 +39,7 @@ class NanoPretraining(LightningModule):
         lr: Learning rate after the warm-up.
         warmup_steps: Steps of linear warm-up.
         decay_share: Last share of all steps, in which the learning rate falls linearly to 0.
-        weight_decay: Of AdamW, for matrices and filters.
+        weight_decay: Of matrices and filters.
         ema_decay: Of the running average of the weights, which is what is exported.
         disc_steps: Steps of the start without images, see `pretrain_start.py`.
         num_workers: Processes that draw scenes, for each training process.
@@ -183,14 +184,12 @@ class NanoPretraining(LightningModule):
         self.average.update_parameters(self.sam)
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with warm-up, a constant stretch and a linear decay to 0, by optimizer step.
+        """Return the optimizer with warm-up, a constant stretch and a linear decay to 0, by optimizer step.
 
         The constant stretch has no end of its own: a run from a checkpoint before the decay can be made longer.
         """
-        trained = [p for p in self.parameters() if p.requires_grad]
-        decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.98))
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        optimizer = MuonAdamW(trained, self.lr, self.weight_decay)
         total = self.num_steps
         decay_steps = max(1, round(self.decay_share * total))
 

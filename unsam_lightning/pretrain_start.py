@@ -2,7 +2,7 @@
 
 From plain random weights a SAM-2 spends its first hundreds of steps on a plateau, because position reaches the masks
 only through attention that does not yet attend by position. Two cheap steps and a head that is
-thrown away spare that. Next in the tour: `pretrain.py`.
+thrown away spare that. Next in the tour: `pretrain_optimizer.py`.
 """
 
 from __future__ import annotations

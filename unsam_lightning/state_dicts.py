@@ -22,6 +22,7 @@ _OFFICIAL_PREFIXES = {
     "sam_mask_decoder.gra_output_token_mlp.": "decoder.mask_head.",
 }
 _OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
+_OUR_LORA = re.compile(r"decoder\.transformer\.(.+)\.lora_([ab])$")
 
 
 def load_safely(path: Path) -> Any:
@@ -75,6 +76,24 @@ def split_official(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
         else:
             stock[key.replace(".original_layer.", ".")] = value
     return stock, trained
+
+
+def join_official(stock: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the official UnSAMv2 state dict of a stock SAM-2 and what was trained on it: undoes `split_official`."""
+    ours_to_official = {ours: official for official, ours in _OFFICIAL_PREFIXES.items()}
+    state = dict(stock)
+    for name, value in trained.items():
+        lora = _OUR_LORA.match(name)
+        if lora:
+            layer = f"sam_mask_decoder.transformer.{lora[1]}"
+            state[f"{layer}.lora_{lora[2].upper()}"] = value
+            for kind in ("weight", "bias"):  # an adapted layer keeps the one that it adapts inside
+                if f"{layer}.{kind}" in state:
+                    state[f"{layer}.original_layer.{kind}"] = state.pop(f"{layer}.{kind}")
+        else:
+            prefix = next(prefix for prefix in ours_to_official if name.startswith(prefix))
+            state[ours_to_official[prefix] + name.removeprefix(prefix)] = value
+    return state
 
 
 def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name: str) -> None:

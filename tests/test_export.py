@@ -1,0 +1,144 @@
+"""`export`: three layouts, what they hold, and that the masks survive the way there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unsam_lightning.__main__ import main
+from unsam_lightning.adapter import AdapterConfig
+from unsam_lightning.backbone import build_sam
+from unsam_lightning.checkpoint import adapter_state
+from unsam_lightning.errors import UserError
+from unsam_lightning.export import agreement, export, sam2_state
+from unsam_lightning.model import UnSAM
+from unsam_lightning.state_dicts import load_strictly, read_state
+
+
+def changed(preset: str) -> UnSAM:
+    """Return a nano model whose adapter has been changed, as by training."""
+    model = UnSAM.from_pretrained("nano", adapter=AdapterConfig.preset(preset), seed=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in model.trained_names():
+            parameter = model.get_parameter(name)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@torch.no_grad()
+def masks_of(model: UnSAM, granularity: float | None) -> torch.Tensor:
+    image = torch.randint(0, 256, (1, 3, 256, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    clicks = torch.tensor([[[99.0, 50.0]], [[30.0, 200.0]]])
+    return model.decode(model.encode(image), clicks, torch.ones(2, 1), granularity).masks
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("preset", ["default", "official", "compact"])
+def test_official_layout_gives_the_same_masks(preset: str, suffix: str, tmp_path: Path) -> None:
+    model = changed(preset)
+    notes = export(model, "unsamv2", tmp_path / f"mine{suffix}")
+    assert len(notes) == (1 if preset == "official" else 2)  # the IoU head of the others has no place there
+    back = UnSAM.from_pretrained(str(tmp_path / f"mine{suffix}"), config="nano")
+    for granularity in (0.1, 0.45, 1.0):
+        assert torch.allclose(masks_of(back, granularity), masks_of(model, granularity), atol=1e-4)
+    assert torch.equal(masks_of(back, None), masks_of(model, None))
+    official = read_state(tmp_path / f"mine{suffix}")
+    hidden = (128 if preset != "compact" else 32) + 96
+    assert official["sam_prompt_encoder.fourier_embedder.mlp.mlp.0.weight"].shape[0] >= hidden // 2
+    assert sum(key.endswith("lora_A") for key in official) == 28
+    assert sum(".original_layer." in key for key in official) == 56
+
+
+def test_official_model_comes_back_number_by_number(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "golden" / "model"
+    source, config = folder / "official_nano.safetensors", folder / "official_nano.yaml"
+    model = UnSAM.from_pretrained(str(source), config=config)
+    export(model, "adapter", tmp_path / "ours.ckpt")
+    ours = UnSAM.from_pretrained(str(tmp_path / "ours.ckpt"), config=config, base=str(source))
+    export(ours, "unsamv2", tmp_path / "back.safetensors")
+    before, after = load_file(source), load_file(tmp_path / "back.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_adapter_layout_drops_the_state_of_the_training(tmp_path: Path) -> None:
+    model = changed("default")
+    fat = adapter_state(model) | {"optimizer_states": [torch.zeros(10**6)], "global_step": 7}
+    torch.save(fat, tmp_path / "last.ckpt")
+    assert export(UnSAM.from_pretrained(str(tmp_path / "last.ckpt")), "adapter", tmp_path / "thin.ckpt") == []
+    assert (tmp_path / "thin.ckpt").stat().st_size < 0.5 * (tmp_path / "last.ckpt").stat().st_size
+    assert torch.equal(masks_of(UnSAM.from_pretrained(str(tmp_path / "thin.ckpt")), 0.3), masks_of(model, 0.3))
+
+
+def test_untrained_adapter_exports_as_the_base_itself() -> None:
+    model = UnSAM.from_pretrained("nano")  # warm start: token, head and padding token are copies of SAM's
+    with torch.no_grad():
+        model.decoder.granularity_encoder.mlp[-1].weight.zero_()
+    state = sam2_state(model, 0.5)
+    base = model.sam.state_dict()
+    assert state.keys() == base.keys()
+    assert all(torch.equal(state[key], base[key]) for key in base)
+    assert agreement(model, state, 0.5, num_scenes=1)[0] > 0.5
+
+
+def test_stock_layout_is_the_base_with_our_parts_in_its_places(tmp_path: Path) -> None:
+    model = changed("default")
+    notes = export(model, "sam2", tmp_path / "mine.pt", 0.3)
+    mean, lowest = agreement(model, sam2_state(model, 0.3), 0.3)
+    assert f"mean IoU of {mean:.3f} (lowest {lowest:.2f})" in notes[0]
+    sam, state = build_sam("nano"), read_state(tmp_path / "mine.pt")
+    load_strictly(sam, state, "mine.pt")
+    token = model.decoder.granularity_encoder(torch.tensor([0.3]))
+    assert torch.equal(state["sam_prompt_encoder.not_a_point_embed.weight"], token)
+    assert torch.equal(state["sam_mask_decoder.mask_tokens.weight"][:1], model.decoder.token)
+    name = "layers.1.self_attn.v_proj"
+    merged = model.decoder.transformer.get_submodule(name).weight()  # type: ignore[operator]
+    assert torch.equal(state[f"sam_mask_decoder.transformer.{name}.weight"], merged)
+
+
+@pytest.mark.parametrize(
+    ("layout", "out", "granularity", "message"),
+    [
+        ("sam2", "a.pt", None, "a granularity with --layout sam2"),
+        ("adapter", "a.ckpt", 0.3, "only there; found 0.3 with --layout adapter"),
+        ("sam2", "a.pt", 7.0, r"granularity in \[0.1, 1.0\]"),
+        ("adapter", "a.pt", None, "--layout adapter with --out a.pt"),
+        ("onnx", "a.onnx", None, "--layout onnx"),
+    ],
+)
+def test_wrong_requests_are_refused(
+    layout: str, out: str, granularity: float | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        export(UnSAM.from_pretrained("nano"), layout, tmp_path / out, granularity)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_deep_adapters_do_not_fit_the_official_graph(tmp_path: Path) -> None:
+    model = UnSAM.from_pretrained("nano", adapter=AdapterConfig(hidden_dims=(8, 8, 8)))
+    with pytest.raises(UserError, match="one or two hidden layers"):
+        export(model, "unsamv2", tmp_path / "a.pt")
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="No space left"):
+        export(UnSAM.from_pretrained("nano"), "adapter", tmp_path / "a.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(adapter_state(changed("default")), tmp_path / "last.ckpt")
+    out = ["--out", str(tmp_path / "m.pt")]
+    assert main(["export", str(tmp_path / "last.ckpt"), "--layout", "sam2", "--granularity", "fine", *out]) == 0
+    assert "note: stock SAM-2's single mask is now the mask at g = 0.2; on 64 clicks" in capsys.readouterr().out
+    assert (tmp_path / "m.pt").is_file()
+    assert main(["export", str(tmp_path / "gone.ckpt"), "--layout", "unsamv2", *out]) == 2
+    assert "error: expected a checkpoint file" in capsys.readouterr().err

@@ -1,0 +1,204 @@
+"""`export`: a tuned model in the layout that another program reads.
+
+    python -m unsam_lightning export CKPT --layout adapter --out mine.ckpt              # ours, to pass on
+    python -m unsam_lightning export CKPT --layout unsamv2 --out mine.pt                # for the official UnSAMv2 code
+    python -m unsam_lightning export CKPT --layout sam2 --granularity 0.3 --out mine.pt # for whatever runs SAM-2
+
+Next in the tour: `__main__.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unsam_lightning.aside import written_aside
+from unsam_lightning.backbone import Base
+from unsam_lightning.checkpoint import adapter_state
+from unsam_lightning.decoder import LoRALinear
+from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import check_granularity
+from unsam_lightning.model import UnSAM
+from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
+from unsam_lightning.state_dicts import join_official
+
+#: Layout -> suffixes of the file that holds it.
+LAYOUTS = {"adapter": (".ckpt",), "unsamv2": (".pt", ".safetensors"), "sam2": (".pt", ".safetensors")}
+#: The official LoRA layer multiplies its update by this, whatever the rank.
+_OFFICIAL_SCALE = 2.0
+#: Clicks on each side of the grid on which `agreement` compares.
+_GRID = 4
+
+
+def export(model: UnSAM, layout: str, out: Path, granularity: float | None = None) -> list[str]:
+    """Write a tuned model in a layout; return notes, one line each, on what it cannot hold.
+
+    Args:
+        model: In eval mode, LoRA not merged.
+        layout: A key of `LAYOUTS`. "adapter": our checkpoint, without optimizer and loop. "unsamv2": the official
+            layout, {"model": state dict}; exact masks. "sam2": stock SAM-2 at one granularity, see `sam2_state`.
+        out: File to write, with one of the layout's suffixes; whole under its name or not there.
+        granularity: In [0.1, 1], for "sam2" and only there.
+
+    Raises:
+        UserError: Unknown layout, wrong suffix, a granularity that is missing, out of range or without a meaning, an
+            adapter that the layout cannot hold, a file that cannot be written.
+    """
+    if layout not in LAYOUTS or out.suffix not in LAYOUTS[layout]:
+        raise UserError(
+            expected="; ".join(f"--layout {name} with --out *{' or *'.join(ends)}" for name, ends in LAYOUTS.items()),
+            found=f"--layout {layout} with --out {out.name}",
+            remedy="change one of the two",
+        )
+    if (granularity is None) == (layout == "sam2"):
+        raise UserError(
+            expected="a granularity with --layout sam2, where it is fixed, and only there",
+            found="none" if granularity is None else f"{granularity:g} with --layout {layout}",
+            remedy="add or remove --granularity",
+        )
+    if layout == "adapter":
+        _save(adapter_state(model), out)
+        return []
+    if granularity is None:
+        state, notes = unsamv2_state(model)
+    else:
+        state = sam2_state(model, granularity)
+        mean, worst = agreement(model, state, granularity)
+        notes = [
+            f"stock SAM-2's single mask is now the mask at g = {granularity:g}; on {4 * _GRID**2} clicks on "
+            f"drawn scenes it agrees with the adapter's to a mean IoU of {mean:.3f} (lowest {worst:.2f})",
+            "its predicted IoU is still SAM-2's own guess",
+        ]
+    _save({"model": state}, out)
+    return notes
+
+
+def unsamv2_state(model: UnSAM) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the state dict of the official UnSAMv2 model with the same masks, and notes.
+
+    The official graph is wider than some of ours; what it has and ours has not is filled so that nothing changes: zeros
+    for LoRA, an identity for a second hidden layer, SAM's single-mask head for a mask head.
+
+    Raises:
+        UserError: The adapter has more than two hidden layers, which the official graph cannot hold.
+    """
+    config = model.decoder.config
+    if len(config.hidden_dims) > 2:
+        raise UserError(
+            expected="an adapter with one or two hidden layers for the official layout",
+            found=f"hidden_dims {config.hidden_dims}",
+            remedy="train with the preset official, default or compact",
+        )
+    trained = {name: model.get_parameter(name).detach().clone() for name in model.trained_names()}
+    dropped = [name for name in trained if name.startswith("decoder.iou_head.")]
+    for name in dropped:
+        del trained[name]
+    _widen_mlp(trained, (config.fourier_dim + model.decoder.token.shape[1]) // 2)
+    if model.decoder.mask_head is None:
+        head = model.sam.sam_mask_decoder.output_hypernetworks_mlps[0].state_dict()
+        trained |= {f"decoder.mask_head.{name}": value.clone() for name, value in head.items()}
+    rank = max(config.lora_rank, 1)
+    for name, layer in _attention_projections(model.sam.sam_mask_decoder.transformer):
+        key = f"decoder.transformer.{name}"
+        if f"{key}.lora_a" in trained:
+            trained[f"{key}.lora_b"] *= config.lora_alpha / config.lora_rank / _OFFICIAL_SCALE
+        else:
+            trained[f"{key}.lora_a"] = layer.weight.new_zeros(rank, layer.in_features)
+            trained[f"{key}.lora_b"] = layer.weight.new_zeros(layer.out_features, rank)
+    notes = [f"in the official yaml: lora_rank {rank}, fourier_dim {config.fourier_dim}"]
+    notes[0] += f", temperature {config.fourier_temperature:g}"
+    if dropped:
+        notes.append("left out: our IoU head; the official model reports SAM-2's score instead")
+    return join_official(model.sam.state_dict(), trained), notes
+
+
+@torch.no_grad()
+def sam2_state(model: UnSAM, granularity: float) -> dict[str, Tensor]:
+    """Return a stock SAM-2 whose single mask is the mask at one granularity, approximately.
+
+    LoRA is merged; our mask token and head take the place of the single mask's, and the granularity token that of the
+    padding point, which stock SAM-2 adds to every click or box. Not the same as the adapter, which has both tokens of
+    each pair; `agreement` measures the difference. SAM-2's three masks change with LoRA.
+
+    Args:
+        model: In eval mode.
+        granularity: In [0.1, 1].
+
+    Raises:
+        UserError: A granularity out of range.
+    """
+    check_granularity(granularity)
+    state = {name: value.clone() for name, value in model.sam.state_dict().items()}
+    for name, module in model.decoder.transformer.named_modules():
+        if isinstance(module, LoRALinear):
+            state[f"sam_mask_decoder.transformer.{name}.weight"] = module.weight()
+    state["sam_mask_decoder.mask_tokens.weight"][:1] = model.decoder.token
+    if model.decoder.mask_head is not None:
+        prefix = "sam_mask_decoder.output_hypernetworks_mlps.0."
+        state |= {prefix + name: value.clone() for name, value in model.decoder.mask_head.state_dict().items()}
+    token = model.decoder.granularity_encoder(torch.tensor([granularity], device=model.device))
+    state["sam_prompt_encoder.not_a_point_embed.weight"] = token
+    return state
+
+
+@torch.no_grad()
+def agreement(model: UnSAM, state: dict[str, Tensor], granularity: float, num_scenes: int = 4) -> tuple[float, float]:
+    """Return mean and lowest IoU of a `sam2_state`'s single masks with the adapter's, on a grid of clicks on scenes."""
+    sam = copy.deepcopy(model.sam)
+    sam.load_state_dict(state)
+    stock = UnSAM(Base(sam=sam, name=model.base_name, sha256="")).to(model.device).eval()
+    places = (torch.arange(_GRID, device=model.device) + 0.5) * (model.image_size / _GRID)
+    clicks = torch.cartesian_prod(places, places)[:, None]  # (P, 1, 2)
+    labels, ious = torch.ones_like(clicks[..., 0]), []
+    for seed in range(FIRST_TEST_SEED, FIRST_TEST_SEED + num_scenes):
+        image = torch.from_numpy(make_scene(seed, 256).image).permute(2, 0, 1)[None].to(model.device)
+        embedding = model.encode(image)
+        theirs = stock.decode(embedding, clicks, labels).masks > 0
+        ours = model.decode(embedding, clicks, labels, granularity).masks > 0
+        shared, either = (theirs & ours).sum((1, 2, 3)), (theirs | ours).sum((1, 2, 3))
+        ious.append(torch.where(either > 0, shared / either.clamp(min=1), 1.0))  # both empty: they agree
+    return float(torch.cat(ious).mean()), float(torch.cat(ious).min())
+
+
+def _widen_mlp(trained: dict[str, Tensor], width: int) -> None:
+    """Bring the granularity MLP to two hidden layers of at least `width` units, in place, the same function."""
+    prefix = "decoder.granularity_encoder.mlp."
+    if f"{prefix}6.weight" not in trained:  # one hidden layer: its output is >= 0, so ReLU of an identity keeps it
+        hidden = trained[f"{prefix}0.weight"].shape[0]
+        trained[f"{prefix}6.weight"], trained[f"{prefix}6.bias"] = (
+            trained.pop(f"{prefix}3.{kind}") for kind in ("weight", "bias")
+        )
+        trained[f"{prefix}3.weight"], trained[f"{prefix}3.bias"] = torch.eye(hidden), torch.zeros(hidden)
+    for first, second in (("0", "3"), ("3", "6")):
+        missing = max(0, width - trained[f"{prefix}{first}.weight"].shape[0])
+        pad: Callable[..., Tensor] = nn.functional.pad
+        trained[f"{prefix}{first}.weight"] = pad(trained[f"{prefix}{first}.weight"], (0, 0, 0, missing))
+        trained[f"{prefix}{first}.bias"] = pad(trained[f"{prefix}{first}.bias"], (0, missing))
+        trained[f"{prefix}{second}.weight"] = pad(trained[f"{prefix}{second}.weight"], (0, missing))
+
+
+def _attention_projections(transformer: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """Return the linears that the official code gives LoRA: all four projections of all attentions."""
+    ends = ("q_proj", "k_proj", "v_proj", "out_proj")
+    return [
+        (name, module)
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith(ends)
+    ]
+
+
+def _save(content: dict[str, Any], out: Path) -> None:
+    with written_aside(out) as aside:
+        if out.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file({name: value.contiguous() for name, value in content["model"].items()}, aside, {"format": "pt"})
+            aside.chmod(0o644)  # safetensors writes files that only their owner may read
+        else:
+            with aside.open("wb") as file:
+                torch.save(content, file)
