@@ -1,13 +1,15 @@
 import copy
+import functools
 import math
 
 import pytest
 import torch
 
 from unsam_lightning.adapter import AdapterConfig
-from unsam_lightning.backbone import build_sam
+from unsam_lightning.backbone import NAMES, Base, build_sam
 from unsam_lightning.decoder import GranularityDecoder, GranularityEncoder, LoRALinear
 from unsam_lightning.errors import UserError
+from unsam_lightning.model import UnSAM
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +158,21 @@ def test_deep_copy_is_independent(small: torch.nn.Module) -> None:
     with torch.no_grad():
         twin.token.add_(1)
     assert not torch.equal(twin.token, decoder.token)
+
+
+#: Numbers of SAM-2.1 itself, counted from the sam2 package's configs.
+SIZES = {"tiny": 38_962_498, "small": 46_060_354, "base_plus": 80_850_178, "large": 224_446_642}
+EXTRA = {"default": 411_809, "official": 345_760, "compact": 6_797}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_of_every_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Hiera reads its drop path rates out of a tensor, which `meta` does not have.
+    monkeypatch.setattr(torch, "linspace", functools.partial(torch.linspace, device="cpu"))
+    with torch.device("meta"):
+        sam = build_sam(name)
+        models = {p: UnSAM(Base(sam=sam, name=name, sha256=""), AdapterConfig.preset(p)) for p in EXTRA}
+    for preset, model in models.items():
+        share = 100 * EXTRA[preset] / SIZES[name]
+        report = f"{EXTRA[preset]:,} numbers train, {SIZES[name]:,} of {name} are frozen ({share:.3f} %)"
+        assert model.size_report() == report

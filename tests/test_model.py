@@ -346,5 +346,21 @@ def test_size_report_counts() -> None:
     trained = sum(dict(model.named_parameters())[name].numel() for name in model.trained_names())
     frozen = sum(parameter.numel() for parameter in model.sam.parameters())
     assert model.size_report() == (
-        f"{trained:,} numbers train, {frozen:,} of nano are frozen ({100 * trained / frozen:.2f} %)"
+        f"{trained:,} numbers train, {frozen:,} of nano are frozen ({100 * trained / frozen:.3f} %)"
     )
+
+
+@torch.no_grad()
+def test_compiled_model_gives_the_same_masks() -> None:
+    plain, compiled = (random_lora(UnSAM.from_pretrained("nano", seed=2)) for _ in range(2))
+    compiled.compile(backend="aot_eager")  # the whole of torch.compile but for the code generator
+    image = torch.randint(0, 256, (1, 3, 256, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    points, labels = torch.tensor([[[99.0, 50.0]], [[30.0, 200.0]]]), torch.ones(2, 1)
+    torch._dynamo.reset()
+    for granularity in (None, 0.3):
+        expected = plain.decode(plain.encode(image), points, labels, granularity)
+        out = compiled.decode(compiled.encode(image), points, labels, granularity)
+        torch.testing.assert_close(out.masks, expected.masks, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(out.iou, expected.iou, atol=1e-5, rtol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3
+    assert plain.state_dict().keys() == compiled.state_dict().keys()

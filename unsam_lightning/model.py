@@ -3,7 +3,7 @@
     embedding = model.encode(images)                       # once per image
     masks, iou, *_ = model.decode(embedding, clicks, labels, granularity=0.3)
 
-Without a granularity `decode` is stock SAM-2. Next in the tour: `checkpoint.py`.
+Without a granularity `decode` is stock SAM-2. Next in the tour: `sweep.py`.
 """
 
 from __future__ import annotations
@@ -192,6 +192,15 @@ class UnSAM(nn.Module):
             )
         return torch.arange(count, device=self.device)
 
+    def compile(self, **options: Any) -> None:
+        """Compile the encoder and both decoders by `torch.compile`; the first call with each shape takes minutes.
+
+        Args:
+            options: Of `torch.compile`, such as `mode`.
+        """
+        for part in (self.sam.image_encoder, self.sam.sam_mask_decoder, self.decoder):
+            part.compile(**options)
+
     def merge_lora(self) -> UnSAM:
         """Fold LoRA into the weights, for inference; the masks stay the same to rounding."""
         self.decoder.merge_lora()
@@ -206,7 +215,7 @@ class UnSAM(nn.Module):
         trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.parameters())
         share = 100 * trainable / (total - trainable)
-        return f"{trainable:,} numbers train, {total - trainable:,} of {self.base_name} are frozen ({share:.2f} %)"
+        return f"{trainable:,} numbers train, {total - trainable:,} of {self.base_name} are frozen ({share:.3f} %)"
 
 
 def _points(points_xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor] | None:

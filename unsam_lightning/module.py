@@ -33,10 +33,13 @@ class UnSAMModule(LightningModule):
             ours or an official UnSAMv2 brings its own shape along.
         losses: Weights of the terms.
         num_corrections: Correction clicks after the first click, each a decoder pass with the previous mask.
+        prompts_per_pass: Prompts decoded at a time in a training step; the backward pass computes each part again,
+            which bounds the memory for a third more time. None: all at once.
         lr: Peak learning rate.
         min_lr: Learning rate at the end of the cosine.
         warmup_steps: Optimizer steps of linear warm-up.
         weight_decay: Of AdamW.
+        compile: Compile encoder and decoder by `torch.compile`: minutes at the start, then faster steps.
         evaluation: What `validate` and `test` measure.
         seed: Of the adapter's random start.
     """
@@ -48,25 +51,32 @@ class UnSAMModule(LightningModule):
         adapter: Literal["default", "official", "compact"] = "default",
         losses: LossWeights = LossWeights(),  # noqa: B008 - frozen, and the signature is where defaults live
         num_corrections: int = 3,
+        prompts_per_pass: int | None = None,
         lr: float = 1e-4,
         min_lr: float = 1e-5,
         warmup_steps: int = 0,
         weight_decay: float = 1e-5,
+        compile: bool = False,
         evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not (lr > 0 and min_lr >= 0 and warmup_steps >= 0 and num_corrections >= 0):
+        if not (
+            lr > 0
+            and min(min_lr, warmup_steps, num_corrections) >= 0
+            and (1 if prompts_per_pass is None else prompts_per_pass) >= 1
+        ):
             raise UserError(
-                expected="lr > 0 and min_lr, warmup_steps, num_corrections of at least 0",
-                found=f"lr {lr:g}, min_lr {min_lr:g}, warmup_steps {warmup_steps}, num_corrections {num_corrections}",
+                expected="lr > 0; min_lr, warmup_steps, num_corrections of at least 0; prompts_per_pass of at least 1",
+                found=f"lr {lr:g}, min_lr {min_lr:g}, warmup_steps {warmup_steps}, num_corrections {num_corrections}, "
+                f"prompts_per_pass {prompts_per_pass}",
                 remedy="see --model.* in `fit --help`",
             )
         self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
-        self.adapter = AdapterConfig.preset(adapter)
+        self.adapter, self.compile_model = AdapterConfig.preset(adapter), compile
         self.losses = losses
         self.evaluation = evaluation
-        self.num_corrections = num_corrections
+        self.num_corrections, self.prompts_per_pass = num_corrections, prompts_per_pass
         self.lr, self.min_lr, self.warmup_steps, self.weight_decay = lr, min_lr, warmup_steps, weight_decay
         self.trained_steps = 0
         self.model: UnSAM
@@ -82,6 +92,8 @@ class UnSAMModule(LightningModule):
             self.model = UnSAM.from_pretrained(
                 self.backbone, self.backbone_config, adapter=self.adapter, seed=self.seed
             ).train()
+            if self.compile_model:
+                self.model.compile()
 
     def on_fit_start(self) -> None:
         """Say what trains."""
@@ -99,7 +111,9 @@ class UnSAMModule(LightningModule):
 
     def step(self, pair: ViewPair) -> StepResult:
         """Return the losses of one batch, without logging them."""
-        return training_objective(self.model, pair, self.losses, self.num_corrections)
+        return training_objective(
+            self.model, pair, self.losses, self.num_corrections, prompts_per_pass=self.prompts_per_pass
+        )
 
     def validation_step(self, item: BenchmarkItem, batch_idx: int) -> ImageResult:
         """Return what one benchmark image measures; `BenchmarkCallback` gathers the results of all ranks."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from unsam_lightning.decoder import Decoded, Embedding
 from unsam_lightning.losses.consistency import consistency_loss
@@ -74,11 +75,37 @@ class _Asked:
     labels: Tensor
     granularity: Tensor
 
-    def decode(self, model: UnSAM, embedding: Embedding, previous: Tensor | None = None) -> Decoded:
-        """Return the model's answer; `previous` logits are the mask prompt."""
-        return model.decode(
-            embedding, self.clicks, self.labels, self.granularity, masks=previous, image_index=self.image_index
-        )
+    def decode(
+        self, model: UnSAM, embedding: Embedding, previous: Tensor | None = None, prompts_per_pass: int | None = None
+    ) -> Decoded:
+        """Return the model's answer; `previous` logits are the mask prompt.
+
+        With `prompts_per_pass`, only the answers are kept for the backward pass, which computes everything else again
+        for so many prompts at a time.
+        """
+
+        def decode(part: slice) -> Decoded:
+            return model.decode(
+                embedding,
+                self.clicks[part],
+                self.labels[part],
+                self.granularity[part],
+                masks=None if previous is None else previous[part],
+                image_index=self.image_index[part],
+            )
+
+        count = len(self.image_index)
+        if prompts_per_pass is None or prompts_per_pass >= count:
+            return decode(slice(None))
+        parts = [slice(first, first + prompts_per_pass) for first in range(0, count, prompts_per_pass)]
+        answers = [checkpoint(decode, part, use_reentrant=False) for part in parts]
+        return Decoded(*(torch.cat(values) for values in zip(*answers, strict=True)))
+
+    def corrected(self, previous: Tensor, masks: Tensor, generator: torch.Generator | None) -> _Asked:
+        """Return these prompts with one more click each, where the previous logits (P, 1, h, w) are wrong."""
+        clicks, labels = correction_clicks(previous[:, 0], masks, generator)
+        clicks, labels = torch.cat((self.clicks, clicks), 1), torch.cat((self.labels, labels), 1)
+        return _Asked(self.image_index, clicks, labels, self.granularity)
 
 
 def training_objective(
@@ -87,6 +114,7 @@ def training_objective(
     weights: LossWeights,
     num_corrections: int,
     generator: torch.Generator | None = None,
+    prompts_per_pass: int | None = None,
 ) -> StepResult:
     """Return the three losses on two views of a batch.
 
@@ -99,6 +127,7 @@ def training_objective(
         weights: Of the terms.
         num_corrections: Correction clicks after the first, each a decoder pass with the previous mask.
         generator: Source of the clicks; the global one by default.
+        prompts_per_pass: Bounds the memory of the backward pass, see `_Asked.decode`; None keeps everything.
     """
     image_index, mask_index = (pair.first.valid & pair.second.valid).nonzero().unbind(1)  # (P,) each
     masks = pair.first.masks[image_index, mask_index]  # (P, h, w)
@@ -107,12 +136,18 @@ def training_objective(
     asked = _Asked(image_index, clicks, labels, pair.granularity[image_index, mask_index])
     # One pass of the frozen encoder for both views.
     first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
-    answer = asked.decode(model, first)
-    pairs = [_terms(answer, masks), *_corrections(model, first, asked, answer, masks, num_corrections, generator)]
+    answer = asked.decode(model, first, prompts_per_pass=prompts_per_pass)
+    pairs = [_terms(answer, masks)]
+    again, previous = asked, answer.masks.detach()
+    for _ in range(num_corrections):
+        again = again.corrected(previous, masks, generator)
+        corrected = again.decode(model, first, previous, prompts_per_pass)
+        pairs.append(_terms(corrected, masks))
+        previous = corrected.masks.detach()
     loss = torch.stack([weights.pairs(each) for each in pairs]).mean()
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
     if weights.consistency > 0:
-        terms["loss_consistency"] = _consistency(model, second, pair, asked, answer)
+        terms["loss_consistency"] = _consistency(model, second, pair, asked, answer, prompts_per_pass)
         loss = loss + weights.consistency * terms["loss_consistency"]
     if weights.contrast > 0:
         assert answer.pixels is not None
@@ -125,34 +160,21 @@ def _terms(answer: Decoded, masks: Tensor) -> PairTerms:
     return pair_terms(answer.masks[:, 0], masks, answer.iou[:, 0])
 
 
-def _corrections(
+def _consistency(
     model: UnSAM,
-    embedding: Embedding,
+    second: Embedding,
+    pair: ViewPair,
     asked: _Asked,
-    answer: Decoded,
-    masks: Tensor,
-    num_corrections: int,
-    generator: torch.Generator | None,
-) -> list[PairTerms]:
-    """Return the pair terms after each correction click."""
-    terms = []
-    for _ in range(num_corrections):
-        previous = answer.masks.detach()
-        clicks, labels = correction_clicks(previous[:, 0], masks, generator)
-        clicks, labels = torch.cat((asked.clicks, clicks), 1), torch.cat((asked.labels, labels), 1)
-        asked = _Asked(asked.image_index, clicks, labels, asked.granularity)
-        answer = asked.decode(model, embedding, previous)
-        terms.append(_terms(answer, masks))
-    return terms
-
-
-def _consistency(model: UnSAM, second: Embedding, pair: ViewPair, asked: _Asked, teacher: Decoded) -> Tensor:
+    teacher: Decoded,
+    prompts_per_pass: int | None,
+) -> Tensor:
     """Return the consistency loss: prompts go through the warp to the second view, and so does the teacher's mask."""
     matrix = pair.warp()[asked.image_index]
     moved, is_visible = propagate_clicks(asked.clicks, matrix, pair.second.seen[asked.image_index])
     keep = is_visible.nonzero()[:, 0]
     index = asked.image_index[keep]
-    student = _Asked(index, moved[keep], asked.labels[keep], asked.granularity[keep]).decode(model, second)
+    there = _Asked(index, moved[keep], asked.labels[keep], asked.granularity[keep])
+    student = there.decode(model, second, prompts_per_pass=prompts_per_pass)
     # The second channel follows the first view's own pixels: where it is not 1, the first view did not see.
     shown = pair.first.seen[index, None].float()
     warped = warp_maps(torch.cat((teacher.masks.detach()[keep], shown), 1), matrix[keep])

@@ -95,6 +95,9 @@ def test_proposals_are_sorted_distinct_and_not_empty(
     torch.testing.assert_close(in_parts.scores, candidates.scores, atol=1e-4, rtol=1e-4)
 
 
+EMPTY = Embedding(torch.zeros(1, 8, 4, 4), (torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 8, 8)))
+
+
 class Recorder:
     """Notes what it is asked; answers with a mask of one pixel of its own for each prompt."""
 
@@ -104,8 +107,9 @@ class Recorder:
         self.asked: list[tuple[float, ...]] = []
 
     def decode(
-        self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any, multimask: bool
+        self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any, *rest: Any
     ) -> Decoded:
+        multimask: bool = rest[-1]
         assert (labels == 1).all()
         assert multimask == (granularity is None)
         wanted = [None] * len(points) if granularity is None else np.round(granularity.tolist(), 3).tolist()
@@ -120,16 +124,16 @@ class Recorder:
 
 def test_every_point_is_asked_at_every_granularity() -> None:
     model = Recorder()
-    proposals = propose_masks(model, None, granularities=(0.1, 0.5, 1.0), points_per_side=2, prompts_per_pass=5)
+    proposals = propose_masks(model, EMPTY, granularities=(0.1, 0.5, 1.0), points_per_side=2, prompts_per_pass=5)
     assert sorted(model.asked) == sorted((x, y, g) for x in (16, 48) for y in (16, 48) for g in (0.1, 0.5, 1.0))
     assert len(proposals.scores) == 12
     assert [round(g, 3) for *_, g in model.asked] == pytest.approx(proposals.granularity.tolist())
     stock = Recorder()
-    proposals = propose_masks(stock, None, granularities=None, points_per_side=2)
+    proposals = propose_masks(stock, EMPTY, granularities=None, points_per_side=2)
     assert sorted(point[:2] for point in stock.asked) == [(16, 16), (16, 48), (48, 16), (48, 48)]
     assert len(proposals.scores) == 12
     one = Recorder()
-    propose_masks(one, None, granularities=(0.3,), points_per_side=1)
+    propose_masks(one, EMPTY, granularities=(0.3,), points_per_side=1)
     assert one.asked == [(32, 32, 0.3)]
 
 

@@ -17,6 +17,7 @@ from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.proposals import average_recall_of_masks
 from unsam_lightning.model import UnSAM
+from unsam_lightning.sweep import decode_in_passes
 from unsam_lightning.pairs import encode_masks
 
 
@@ -72,18 +73,20 @@ def propose_masks(
     offsets = (torch.arange(points_per_side, device=model.device) + 0.5) * (model.image_size / points_per_side)
     grid = torch.cartesian_prod(offsets, offsets).flip(1)  # (G, 2), x and y
     asked = torch.tensor([0.0] if granularities is None else list(granularities), device=model.device)
-    prompts = torch.cartesian_prod(torch.arange(len(grid), device=model.device).float(), asked)  # (G g, 2)
-    logits, scores = [], []
-    for part in prompts.split(prompts_per_pass):
-        points = grid[part[:, 0].long()][:, None]
-        labels = torch.ones(len(part), 1, device=model.device)
-        wanted = None if granularities is None else part[:, 1]
-        decoded = model.decode(embedding, points, labels, wanted, multimask=granularities is None)
-        logits.append(decoded.masks.float())
-        scores.append(decoded.iou.float())
-    all_logits, all_scores = torch.cat(logits), torch.cat(scores)  # (G g, M, h, w) and (G g, M)
-    granularity = prompts[:, 1:].expand(all_scores.shape)
-    return Proposals(all_logits.flatten(0, 1), all_scores.flatten(), granularity.flatten())
+    points, wanted = grid.repeat_interleave(len(asked), 0)[:, None], asked.repeat(len(grid))
+    decoded = decode_in_passes(
+        model,
+        embedding,
+        points,
+        torch.ones_like(points[..., 0]),
+        None if granularities is None else wanted,
+        multimask=granularities is None,
+        prompts_per_pass=prompts_per_pass,
+    )
+    scores = decoded.iou.float()  # (G g, M)
+    return Proposals(
+        decoded.masks.float().flatten(0, 1), scores.flatten(), wanted[:, None].expand(scores.shape).flatten()
+    )
 
 
 def suppress_masks(masks: Tensor, scores: Tensor, max_iou: float) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import check_granularity
 from unsam_lightning.model import UnSAM
+from unsam_lightning.sweep import decode_sweep
 
 
 class Predictor:
@@ -72,15 +73,15 @@ class Predictor:
             if len(granularity) == 0:
                 raise UserError(expected="at least one granularity", found="none", remedy="give e.g. [0.1, 0.5, 1.0]")
             check_granularity(torch.tensor(list(granularity)))
-        count = 1 if granularity is None else len(granularity)
         scale = torch.tensor([self.model.image_size / self.width, self.model.image_size / self.height])
-        points = (torch.from_numpy(clicks) * scale).to(self.model.device).expand(count, -1, -1)
-        wanted = None if granularity is None else torch.tensor(list(granularity))
-        decoded = self.model.decode(
-            self.embedding, points, torch.tensor([list(labels)], device=self.model.device).expand(count, -1), wanted
-        )
+        points = (torch.from_numpy(clicks) * scale).to(self.model.device)[None]
+        inside = torch.tensor([list(labels)], device=self.model.device)
+        if granularity is None:
+            decoded = self.model.decode(self.embedding, points, inside)
+        else:
+            decoded = decode_sweep(self.model, self.embedding, points, inside, list(granularity))
         large = torch.nn.functional.interpolate(decoded.masks.float(), (self.height, self.width), mode="bilinear")
-        return (large[:, 0] > 0).cpu().numpy(), decoded.iou[:, 0].float().cpu().numpy()
+        return (large[0] > 0).cpu().numpy(), decoded.iou[0].float().cpu().numpy()
 
     def _contains(self, click: Sequence[float]) -> bool:
         return bool(0 <= click[0] < self.width and 0 <= click[1] < self.height)

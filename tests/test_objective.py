@@ -1,0 +1,61 @@
+"""The objective as a whole: bounded memory changes nothing but the memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unsam_lightning.errors import UserError
+from unsam_lightning.model import UnSAM
+from unsam_lightning.module import UnSAMModule
+from unsam_lightning.objective import LossWeights, training_objective
+from unsam_lightning.views import View, ViewPair
+
+
+def views() -> ViewPair:
+    """Two views of two images, the second the first one mirrored, with discs as masks."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    centres = torch.randint(12, 52, (2, 5, 2), generator=generator)
+    radius = torch.randint(5, 12, (2, 5), generator=generator)[..., None, None]
+    masks = (y - centres[..., :1, None]) ** 2 + (x - centres[..., 1:, None]) ** 2 < radius**2
+    images = torch.rand(2, 3, 256, 256, generator=generator)
+    mirror = torch.tensor([[-1.0, 0.0, 255.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3)
+    everywhere = torch.ones(2, 64, 64, dtype=torch.bool)
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    first = View(images=images, masks=masks, valid=valid, seen=everywhere, matrix=torch.eye(3).expand(2, 3, 3))
+    second = View(images=images.flip(-1), masks=masks.flip(-1), valid=valid, seen=everywhere, matrix=mirror)
+    granularity = torch.rand(2, 5, generator=generator) * 0.9 + 0.1
+    return ViewPair(first=first, second=second, granularity=granularity, keys=["a", "b"], seed=0)
+
+
+def step(prompts_per_pass: int | None) -> tuple[float, dict[str, torch.Tensor], list[int]]:
+    """Return loss, gradients and the sizes of all decoder passes."""
+    model = UnSAM.from_pretrained("nano", seed=1).train()
+    sizes: list[int] = []
+    model.decoder.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[1])))
+    torch.manual_seed(0)
+    result = training_objective(model, views(), LossWeights(), 2, prompts_per_pass=prompts_per_pass)
+    torch.autograd.backward(result.loss)
+    return result.loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, sizes
+
+
+def test_passes_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Dropout draws other numbers in other passes; without it both are the same mathematics.
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda _self, x: x)
+    whole, expected, all_at_once = step(None)
+    parts, gradients, few = step(3)
+    assert max(all_at_once) == 8
+    assert max(few) == 3
+    assert len(few) == 2 * 4 * 3  # forward and again, four answers, three parts
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=1e-3, atol=1e-5 + 1e-3 * float(expected[name].abs().max())
+        )
+
+
+def test_no_prompt_a_pass_is_refused() -> None:
+    with pytest.raises(UserError, match=r"prompts_per_pass of at least 1; found .*prompts_per_pass 0"):
+        UnSAMModule(prompts_per_pass=0)
