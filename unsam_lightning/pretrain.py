@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from torch.cuda import device_count
 
 from unsam_lightning.errors import UserError
 from unsam_lightning.pretrain_export import main as export
@@ -53,6 +54,10 @@ class _PretrainCLI(LightningCLI):
             save_on_train_epoch_end=False,
         )
         options = config.trainer.as_dict() | kwargs
+        devices = options.get("devices", "auto")
+        if options.get("strategy") in ("auto", "ddp") and (devices if isinstance(devices, int) else device_count()) > 1:
+            # A step by clicks leaves the embeddings of boxes without a gradient, and the reverse.
+            options["strategy"] = "ddp_find_unused_parameters_true"
         options |= {
             "default_root_dir": str(self.run_dir),
             "max_epochs": -1,  # the phases alone say how long
