@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from unsam_lightning.cli import UnSAMCLI, main
-from unsam_lightning.sources import read_source
+from unsam_lightning.source_file import read_source
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.yaml")) if not path.name.startswith("pretrain")]

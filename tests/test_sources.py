@@ -11,7 +11,8 @@ from unsam_lightning.image_sample import decode_image
 from unsam_lightning.manifest import read_manifest
 from unsam_lightning.scenes import make_scene
 from unsam_lightning.shards import ShardReader
-from unsam_lightning.sources import SOURCE_FORMAT, eval_dataset, image_manifest, read_source
+from unsam_lightning.source_file import SOURCE_FORMAT, read_source
+from unsam_lightning.sources import eval_dataset, image_manifest
 from unsam_lightning.verify import verify_manifest
 
 

@@ -88,6 +88,14 @@ def test_bsds_missing_folders_are_named(bsds, tmp_path):
         BSDS500(tmp_path / "empty")
 
 
+def test_bsds_as_released_has_the_folders_the_other_way_round(bsds, tmp_path):
+    released = tmp_path / "new/BSDS500-master/BSDS500/data"
+    for kind in ("images", "groundTruth"):
+        (released / kind).mkdir(parents=True)
+        (bsds / "val" / kind).rename(released / kind / "val")
+    assert [sample.ids for sample in BSDS500(tmp_path / "new", min_area_px=700)] == [[], ["annotator0/segment1"]]
+
+
 def test_bsds_unpaired_files_are_all_named(bsds):
     photo(bsds / "val/images/c.jpg")
     write_mat(bsds / "val/groundTruth/d.mat", stripes(24))

@@ -1,16 +1,32 @@
-"""What a benchmark reader gives and what an evaluation takes: one image with its ground-truth masks.
+"""What a benchmark reader gives and what an evaluation takes: images and videos with their ground-truth masks.
 
 Next in the tour: `benchmarks/subset.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+
+class Remark(NamedTuple):
+    """Something odd about one mask of a data set, for the report.
+
+    Args:
+        mask_id: The mask's name; empty if it is about the whole image.
+        reason: What is odd, in the same words for all of its kind, so that kinds can be counted.
+        detail: What was found, e.g. the size.
+        kept: Whether the mask is used all the same; if not, it is left out.
+    """
+
+    mask_id: str
+    reason: str
+    detail: str = ""
+    kept: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,12 +38,14 @@ class EvalSample:
         image: uint8 (H, W, 3), RGB.
         masks: int8 (N, H, W): 1 object, 0 background, -1 ignore. N may be 0.
         ids: N names of the masks, unique in the image, e.g. "annotator2/segment7".
+        remarks: Which annotations the reader left out or found odd, and why.
     """
 
     key: str
     image: npt.NDArray[np.uint8]
     masks: npt.NDArray[np.int8]
     ids: list[str]
+    remarks: list[Remark] = field(default_factory=list)
 
 
 class EvalDataset(Protocol):
@@ -48,4 +66,67 @@ class EvalDataset(Protocol):
 
     def __iter__(self) -> Iterator[EvalSample]:
         """Go through the images in order."""
+        ...
+
+
+class FrameMasks(NamedTuple):
+    """The ground truth of one frame of a video.
+
+    Args:
+        masks: int8 (N, H, W): 1 object, 0 background, -1 ignore; only of objects that the frame shows.
+        ids: N names; an object has the same one in all frames.
+        remarks: See `EvalSample`.
+    """
+
+    masks: npt.NDArray[np.int8]
+    ids: list[str]
+    remarks: list[Remark]
+
+
+class EvalVideo(Protocol):
+    """One video, whose frames are opened one by one."""
+
+    @property
+    def key(self) -> str:
+        """Name of the video, unique in its data set."""
+        ...
+
+    @property
+    def frames(self) -> Sequence[str]:
+        """Names of all frames, in order."""
+        ...
+
+    @property
+    def annotated(self) -> Sequence[int]:
+        """Which frames have ground truth, ascending."""
+        ...
+
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
+        """Return a frame, uint8 (H, W, 3), RGB."""
+        ...
+
+    def masks(self, index: int) -> FrameMasks:
+        """Return the ground truth of an annotated frame."""
+        ...
+
+
+class VideoDataset(Protocol):
+    """A finite benchmark data set of videos."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, for tables."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the videos, in order."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of videos."""
+        ...
+
+    def __getitem__(self, index: int) -> EvalVideo:
+        """Return one video; only its folders are listed and its annotation file is read."""
         ...

@@ -1,12 +1,13 @@
 """A smaller benchmark: the same images and masks on every machine and rank.
 
-Next in the tour: `benchmarks/readers/`.
+Next in the tour: `benchmarks/sampling.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,8 +53,7 @@ class EvalSubset:
             return hashlib.sha256(f"{self.seed}/{sample.key}/{sample.ids[n]}".encode()).digest()
 
         chosen = np.sort(sorted(range(len(sample.masks)), key=rank)[: self.max_masks])
-        ids = [sample.ids[n] for n in chosen]
-        return EvalSample(key=sample.key, image=sample.image, masks=sample.masks[chosen], ids=ids)
+        return replace(sample, masks=sample.masks[chosen], ids=[sample.ids[n] for n in chosen])
 
     def __iter__(self) -> Iterator[EvalSample]:
         return (self[index] for index in range(len(self)))

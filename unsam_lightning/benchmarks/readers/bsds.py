@@ -14,6 +14,7 @@ import numpy.typing as npt
 import scipy.io
 
 from unsam_lightning.benchmarks.readers.image_file import broken_file, files_by_stem, read_rgb
+from unsam_lightning.benchmarks.readers.layout import find_layout, layout_places
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import UserError
 
@@ -26,8 +27,8 @@ class BSDS500:
     of different annotators overlap, and may be equal.
 
     Args:
-        root: Folder with `<split>/images/*.jpg` and `<split>/groundTruth/*.mat`, as in the archive's `BSDS500/data`
-            with the two upper levels exchanged.
+        root: Folder with `<split>/images/*.jpg` and `<split>/groundTruth/*.mat`, or one above the archive's
+            `BSDS500/data`, where `images/<split>` and `groundTruth/<split>` are.
         split: "train", "val" or "test".
         min_area_px: Smaller segments are left out.
 
@@ -48,10 +49,14 @@ class BSDS500:
         min_area_px: int = 100,
     ) -> None:
         folder = Path(root) / split
+        folders = [folder / "images", folder / "groundTruth"]
         if not folder.is_dir():
-            _raise_no_split(Path(root), split)
-        images = files_by_stem(folder / "images")
-        annotations = files_by_stem(folder / "groundTruth", (".mat",))
+            as_released = [f"images/{split}", f"groundTruth/{split}"]
+            if not Path(root).is_dir() or not layout_places(Path(root), as_released):
+                _raise_no_split(Path(root), split)
+            folder = find_layout(Path(root), as_released)
+            folders = [folder / path for path in as_released]
+        images, annotations = files_by_stem(folders[0]), files_by_stem(folders[1], (".mat",))
         unpaired = sorted(images.keys() ^ annotations.keys())
         if unpaired:
             lacking = [f"{key} without {'image' if key in annotations else 'annotation'}" for key in unpaired]
@@ -62,6 +67,7 @@ class BSDS500:
             )
         self.name = f"bsds500_{split}"
         self._files = [(images[key], annotations[key]) for key in images]
+        self.keys = [image.stem for image, _ in self._files]
         self._min_area_px = min_area_px
 
     def __len__(self) -> int:

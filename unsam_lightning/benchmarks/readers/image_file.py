@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from unsam_lightning.benchmarks.sample import Remark
 from unsam_lightning.errors import UserError
 
 #: Formats of photographs that are read; for masks only those without loss serve.
@@ -47,8 +48,8 @@ def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
     return dict(sorted(files.items()))
 
 
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """Return an image file as uint8 (H, W, 3), RGB, turned upright by its EXIF orientation.
+def read_rgb(path: Path, upright: bool = True) -> npt.NDArray[np.uint8]:
+    """Return an image file as uint8 (H, W, 3), RGB, turned upright by its EXIF orientation unless told not to.
 
     Raises:
         UserError: The file is broken, too large to be safe, or has more than 8 bits a channel.
@@ -61,9 +62,35 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
                 remedy="convert it to 8 bits with the contrast that you mean",
             )
         try:
-            return np.array(ImageOps.exif_transpose(file).convert("RGB"), dtype=np.uint8)
+            turned = ImageOps.exif_transpose(file) if upright else file
+            return np.array(turned.convert("RGB"), dtype=np.uint8)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on truncated files of its many formats
             raise broken_file(path, error) from error
+
+
+def read_rgb_of_size(path: Path, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], list[Remark]]:
+    """Return an image (see `read_rgb`) whose annotation says how large it is, and what is odd about it.
+
+    Annotations made on the stored pixels, against the file's EXIF orientation, are believed.
+
+    Args:
+        path: The file.
+        size: Height and width as annotated.
+
+    Raises:
+        UserError: It has another size, upright and as stored; or see `read_rgb`.
+    """
+    image = read_rgb(path)
+    if image.shape[:2] == size:
+        return image, []
+    stored = read_rgb(path, upright=False)
+    if stored.shape[:2] == size:
+        return stored, [Remark("", "image annotated as stored, against its EXIF orientation", kept=True)]
+    raise UserError(
+        expected=f"an image of {size[1]}x{size[0]} (width x height), as its annotation says, in {path}",
+        found=f"{image.shape[1]}x{image.shape[0]}",
+        remedy="take image and annotation from the same copy of the data set",
+    )
 
 
 def open_image(path: Path) -> Image.Image:

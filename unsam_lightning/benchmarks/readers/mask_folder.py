@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ImageOps
 
-from unsam_lightning.benchmarks.readers.image_file import (
-    broken_file,
-    files_by_stem,
-    open_image,
-    read_rgb,
-)
-from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.readers.image_file import files_by_stem, open_image, read_rgb
+from unsam_lightning.benchmarks.readers.layout import find_layout
+from unsam_lightning.benchmarks.readers.map_values import Values, check_values, read_objects
+from unsam_lightning.benchmarks.sample import EvalSample, Remark
 from unsam_lightning.errors import UserError
 
 #: Formats of masks: without loss.
@@ -38,14 +34,18 @@ class MaskFolder:
     Two cases have no safe reading and are refused unless `ignore_value` is given: a map of 0 and 128 only, and 255
     beside other objects when 254 is absent (void in VOC and DAVIS, an object elsewhere).
 
+    Other readings of the values, by a data set's own rules, are named by `values`; see `read_objects`.
+
     The id of a mask is "object{value}" in a map, and the file's name without suffix in a folder. A map of zeros is an
-    image without objects.
+    image without objects, and a remark says so.
 
     Args:
         images: Folder of images.
         masks: Folder of masks.
         name: Name of the data set in tables; by default that of the folder that holds `images`.
         ignore_value: See above, e.g. 255 for VOC and DAVIS, 220 for grey VOC maps; -1 if no value is ignored.
+        values: "objects" as above, or "binary", "union", "second_channel".
+        background: The value that is no object, with "objects": 40 in PartImageNet's maps, where 0 is a part.
 
     Attributes:
         name: Name of the data set.
@@ -62,12 +62,16 @@ class MaskFolder:
         masks: str | Path,
         name: str | None = None,
         ignore_value: int | None = None,
+        values: Values = "objects",
+        background: int = 0,
     ) -> None:
+        check_values(values)
         image_files = files_by_stem(Path(images))
         sources = _mask_sources(Path(masks))
         self.name = name or Path(images).resolve().parent.name
         self._files = [(image_files[key], sources[key]) for key in image_files if key in sources]
-        self._ignore_value = ignore_value
+        self.keys = [image.stem for image, _ in self._files]
+        self._ignore_value, self._values, self._background = ignore_value, values, background
         problems = [f"image {image_files[key].name} has no mask" for key in image_files if key not in sources]
         problems += [f"mask {sources[key].name} has no image" for key in sources if key not in image_files]
         for image_file, source in self._files:
@@ -80,6 +84,21 @@ class MaskFolder:
                 found="; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else ""),
                 remedy=f"rename or complete the files (masks: {', '.join(MASK_SUFFIXES)}, or a folder of them)",
             )
+
+    @classmethod
+    def below(
+        cls,
+        root: Path,
+        images: str,
+        masks: str,
+        name: str,
+        ignore_value: int | None = None,
+        values: Values = "objects",
+        background: int = 0,
+    ) -> MaskFolder:
+        """Return the data set of two folders given relative to a root or to one of its sub-folders."""
+        folder = find_layout(root, [images, masks])
+        return cls(folder / images, folder / masks, name, ignore_value, values, background)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -95,19 +114,21 @@ class MaskFolder:
         image = read_rgb(image_file)
         masks = [np.zeros((0, *image.shape[:2]), dtype=np.int8)]
         ids: list[str] = []
+        remarks: list[Remark] = []
         problems: list[str] = []
         for path in _maps_of(source):
             try:
-                values = _read_map(path)
-                objects, names = _split(values, self._ignore_value)
-                if values.shape != image.shape[:2]:
-                    raise ValueError(f"size {values.shape}, but the image, upright by EXIF, has {image.shape[:2]}")
+                objects, names, odd = read_objects(path, self._values, self._ignore_value, self._background)
+                if objects.shape[1:] != image.shape[:2]:
+                    size = objects.shape[1:]
+                    raise ValueError(f"size {size}, but the image, upright by EXIF, has {image.shape[:2]}")
                 if source.is_dir() and len(objects) != 1:
                     raise ValueError(f"{len(objects)} objects in a file of an object folder")
             except ValueError as error:
                 problems.append(f"{path}: {error}")
                 continue
             masks.append(objects)
+            remarks += odd
             ids += [path.stem] if source.is_dir() else names
         if problems:
             raise UserError(
@@ -115,7 +136,7 @@ class MaskFolder:
                 found="; ".join(problems),
                 remedy="correct the files; the documentation of MaskFolder says what the values mean",
             )
-        return EvalSample(key=image_file.stem, image=image, masks=np.concatenate(masks), ids=ids)
+        return EvalSample(key=image_file.stem, image=image, masks=np.concatenate(masks), ids=ids, remarks=remarks)
 
 
 def _mask_sources(folder: Path) -> dict[str, Path]:
@@ -150,47 +171,3 @@ def _size_problem(image_file: Path, map_file: Path) -> str:
     except (UserError, OSError, SyntaxError, ValueError) as error:
         return f"{map_file.name} or {image_file.name} cannot be read: {error}"
     return f"mask {map_file.name} is {sizes[0]}, image {image_file.name} {sizes[1]} (width x height)"
-
-
-def _read_map(path: Path) -> npt.NDArray[np.integer]:
-    """Return the values of a map (H, W): grey levels or palette indices.
-
-    Raises:
-        ValueError: A colour image, whose values have no order, or one of fractions.
-    """
-    with open_image(path) as file:
-        try:
-            values = np.asarray(file)
-        except (OSError, SyntaxError) as error:
-            raise broken_file(path, error) from error
-        mode = file.mode
-    if values.ndim == 3:
-        channels = values[..., :-1] if mode.endswith(("A", "a")) else values
-        if (channels != channels[..., :1]).any():
-            raise ValueError("a colour image; save its object numbers as a grey or palette image")
-        values = channels[..., 0]
-    if values.dtype.kind not in "biu":
-        raise ValueError(f"values of type {values.dtype}; save whole object numbers")
-    return values.astype(np.uint8) if values.dtype == np.bool_ else values
-
-
-def _split(values: npt.NDArray[np.integer], ignore_value: int | None) -> tuple[npt.NDArray[np.int8], list[str]]:
-    """Return the masks int8 (N, H, W) of a map and their names, by the rules of `MaskFolder`.
-
-    Raises:
-        ValueError: The map has no safe reading without `ignore_value`.
-    """
-    present = {int(value) for value in np.unique(values)}
-    if ignore_value is None:
-        is_binary = present <= {0, 128, 255} and 255 in present
-        if 128 in present and present <= {0, 128}:
-            raise ValueError("holds 0 and 128 only: an object needs 255, or give ignore_value (-1 for none)")
-        if 255 in present and not is_binary and 254 not in present:
-            raise ValueError("255 beside other objects: give ignore_value=255, or -1 if it is an object")
-        ignore_value = 128 if is_binary else -1
-    objects = sorted(present - {0, ignore_value})
-    masks = np.zeros((len(objects), *values.shape), dtype=np.int8)
-    for mask, value in zip(masks, objects, strict=True):
-        mask[values == value] = 1
-    masks[:, values == ignore_value] = -1
-    return masks, [f"object{value}" for value in objects]

@@ -32,6 +32,7 @@ class ScenesDataset:
                 raise UserError(expected=f"{what} of 0 or more", found=str(value), remedy=f"give a larger {what}")
         self.name = f"scenes{size}"
         self._num_images, self._size, self._first_seed = num_images, size, first_seed
+        self.keys = [f"scene{seed:07d}" for seed in range(first_seed, first_seed + num_images)]
 
     def __len__(self) -> int:
         """Return the number of scenes."""
@@ -43,7 +44,7 @@ class ScenesDataset:
             raise IndexError(f"scene {index} of {self._num_images}")
         scene = self.scene(index)
         return EvalSample(
-            key=f"scene{self._first_seed + index:07d}",
+            key=self.keys[index],
             image=scene.image,
             masks=scene.masks.astype(np.int8),
             ids=mask_ids(scene.parent),
