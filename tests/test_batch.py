@@ -16,6 +16,7 @@ def sample(count: int, seed: int = 0, side: int = 12) -> Sample:
         image=rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
         planes=pack_masks(random_masks(count, side)),
         granularity=rng.uniform(0.1, 1, count).astype(np.float32),
+        click_from=np.zeros(count, np.int64),
         seed=seed,
     )
 
@@ -72,6 +73,7 @@ def test_seed_depends_on_samples_and_order_alone() -> None:
         ("granularity", torch.full((2, 5), 0.05)),
         ("granularity", torch.full((2, 5), float("nan"))),
         ("valid", torch.ones(2, 5)),
+        ("click_from", torch.full((2, 5), 5)),
         ("keys", ["one"]),
     ],
 )

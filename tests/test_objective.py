@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unsam_lightning.asking import Prompting, shared_clicks
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
-from unsam_lightning.module import UnSAMModule
 from unsam_lightning.objective import LossWeights, training_objective
 from unsam_lightning.views import View, ViewPair
 
@@ -26,7 +26,8 @@ def views() -> ViewPair:
     first = View(images=images, masks=masks, valid=valid, seen=everywhere, matrix=torch.eye(3).expand(2, 3, 3))
     second = View(images=images.flip(-1), masks=masks.flip(-1), valid=valid, seen=everywhere, matrix=mirror)
     granularity = torch.rand(2, 5, generator=generator) * 0.9 + 0.1
-    return ViewPair(first=first, second=second, granularity=granularity, keys=["a", "b"], seed=0)
+    click_from = torch.arange(5).repeat(2, 1)
+    return ViewPair(first=first, second=second, granularity=granularity, click_from=click_from, keys=["a", "b"], seed=0)
 
 
 def step(prompts_per_pass: int | None) -> tuple[float, dict[str, torch.Tensor], list[int]]:
@@ -35,7 +36,9 @@ def step(prompts_per_pass: int | None) -> tuple[float, dict[str, torch.Tensor], 
     sizes: list[int] = []
     model.decoder.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[1])))
     torch.manual_seed(0)
-    result = training_objective(model, views(), LossWeights(), 2, prompts_per_pass=prompts_per_pass)
+    result = training_objective(
+        model, views(), LossWeights(), Prompting(num_corrections=2, prompts_per_pass=prompts_per_pass)
+    )
     torch.autograd.backward(result.loss)
     return result.loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, sizes
 
@@ -58,4 +61,45 @@ def test_passes_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch
 
 def test_no_prompt_a_pass_is_refused() -> None:
     with pytest.raises(UserError, match=r"prompts_per_pass of at least 1; found .*prompts_per_pass 0"):
-        UnSAMModule(prompts_per_pass=0)
+        Prompting(prompts_per_pass=0)
+
+
+def test_masks_that_share_a_click_are_asked_by_the_very_same() -> None:
+    pair = views()
+    pair.first.masks[0, 1] |= pair.first.masks[0, 0]  # mask 1 holds mask 0, and takes its click
+    pair.click_from[0, 1] = 0
+    pair.click_from[1, 4] = 3  # not valid in either
+    pair.click_from[0, 2] = 3  # says it holds mask 3, and does not: it gets a click of its own
+    pair.first.masks[0, 3] &= ~pair.first.masks[0, 2]
+    valid = pair.first.valid & pair.second.valid
+    for seed in range(5):
+        clicks = shared_clicks(pair, valid, "uniform", torch.Generator().manual_seed(seed))[:, 0]
+        assert clicks.shape == (8, 2)
+        assert torch.equal(clicks[0], clicks[1])
+        cell = (clicks / 4).long()
+        masks = pair.first.masks[valid]
+        assert masks[torch.arange(8), cell[:, 1], cell[:, 0]].all()
+        assert not torch.equal(clicks[2], clicks[3])
+
+
+@pytest.mark.parametrize("box_share", [0.0, 1.0])
+def test_boxes_and_the_order_term_take_part(box_share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = views()
+    pair.first.masks[0, 1] |= pair.first.masks[0, 0]
+    pair.click_from[0, 1] = 0
+    model = UnSAM.from_pretrained("nano", seed=1).eval()
+    kinds = []
+    decode = model.decode
+
+    def watched(embedding: object, points: torch.Tensor, labels: torch.Tensor, *rest: object, **more: object) -> object:
+        kinds.append(labels.tolist()[0])
+        return decode(embedding, points, labels, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "decode", watched)
+    result = training_objective(model, pair, LossWeights(order=1.0), Prompting(num_corrections=1, box_share=box_share))
+    first = [2, 3] if box_share else [1]
+    assert kinds[0] == first
+    assert kinds[1][:-1] == first  # the correction adds a click
+    assert kinds[2] == first  # the second view
+    assert 0 < float(result.terms["loss_order"]) < 1
+    assert all(bool(torch.isfinite(value)) for value in result.terms.values())

@@ -12,9 +12,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from unsam_lightning.batch import collate, unpack_masks
+from unsam_lightning.batch_order import BatchSampler
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import Kind, Manifest
-from unsam_lightning.pairs import BatchSampler, PairDataset, decode_masks, encode_masks
+from unsam_lightning.pairs import PairDataset, decode_masks, encode_masks
 from unsam_lightning.shards import ShardWriter
 
 COUNTS = (3, 2)

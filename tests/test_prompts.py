@@ -1,7 +1,17 @@
+import cv2
+import numpy as np
 import pytest
 import torch
 
-from unsam_lightning.prompts import correction_clicks, first_clicks, pixels_to_xy, propagate_clicks, sample_pixels
+from unsam_lightning.prompts import (
+    boxes_of,
+    correction_clicks,
+    depth,
+    first_clicks,
+    pixels_to_xy,
+    propagate_clicks,
+    sample_pixels,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -108,3 +118,55 @@ def test_frame_ends_half_a_pixel_beyond_the_outermost_centres() -> None:
     points = torch.tensor([[[-0.4, 0.0]], [[-0.6, 0.0]], [[15.4, 0.0]], [[15.6, 0.0]]])
     _, visible = propagate_clicks(points, torch.eye(3).expand(4, 3, 3), torch.ones(4, 4, 4, dtype=torch.bool))
     assert visible.tolist() == [True, False, True, False]
+
+
+def blobs() -> torch.Tensor:
+    """Masks of all kinds: ragged, whole, empty, one pixel, touching the border."""
+    masks = torch.rand(6, 20, 28, generator=torch.Generator().manual_seed(0)) < 0.8
+    masks[1], masks[2], masks[3] = True, False, False
+    masks[3, 4, 5] = True
+    masks[4, :, 14:] = False
+    return masks
+
+
+def test_depth_is_opencvs() -> None:
+    masks = blobs()
+    expected = [
+        cv2.distanceTransform(np.pad(m.numpy(), 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        for m in masks
+    ]
+    assert np.allclose(depth(masks).numpy(), np.stack(expected), atol=1e-4)
+    assert depth(masks[:0]).shape == (0, 20, 28)
+
+
+def test_graco_clicks_lie_in_the_deeper_half() -> None:
+    masks = blobs()[[0, 1, 3, 4]]
+    depths, generator = depth(masks), torch.Generator().manual_seed(1)
+    for _ in range(20):
+        clicks = first_clicks(masks, generator, "graco")
+        x, y = ((clicks[:, 0] - 1.5) / 4).long().unbind(1)
+        at = depths[torch.arange(4), y, x]
+        assert (at > depths.amax((1, 2)) / 2).all()
+
+
+def test_graco_corrections_go_to_the_deeper_kind_of_error() -> None:
+    truth = torch.zeros(3, 20, 20, dtype=torch.bool)
+    truth[:, 2:12, 2:12] = True
+    predicted = truth.clone()
+    predicted[0, 2:12, 2:9] = False  # 3 columns are left: 7 are missed
+    predicted[0, 15:17, 15:17] = True  # and a little is too much
+    predicted[1, 14:19, 0:19] = True  # 5 rows too much
+    predicted[1, 2:4, 2:4] = False
+    for _ in range(10):
+        clicks, labels = correction_clicks(predicted.float() - 0.5, truth, None, "graco")
+        assert labels[:, 0].tolist() == [1, 0, 1]  # the third is perfect: another click inside
+        x, y = ((clicks[:, 0] - 1.5) / 4).long().unbind(1)
+        assert 2 <= x[0] < 9
+        assert 14 <= y[1] < 19
+
+
+def test_boxes_reach_the_outer_edges() -> None:
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, 2:5, 1:7] = True
+    masks[1] = True
+    assert boxes_of(masks).tolist() == [[4, 8, 27, 19], [0, 0, 31, 31], [0, 0, 31, 31]]

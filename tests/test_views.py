@@ -20,6 +20,7 @@ def batch_of(image: np.ndarray, masks: np.ndarray, copies: int, seed: int = 0) -
                 image=image,
                 planes=pack_masks(masks),
                 granularity=np.linspace(0.1, 1, len(masks)).astype(np.float32),
+                click_from=np.arange(len(masks)),
                 seed=seed + n,
             )
             for n in range(copies)

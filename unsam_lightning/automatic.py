@@ -19,13 +19,13 @@ class Level(NamedTuple):
     """A stretch of the sweep over which the mask hardly changes.
 
     Args:
-        index: The granularity to show, an index into the sweep: of the highest predicted IoU in the stretch.
+        best: Index into the sweep of the granularity to show: of the highest predicted IoU in the stretch.
         first: First index of the stretch.
         last: Last index of the stretch.
-        score: Predicted IoU of the mask at `index`.
+        score: Predicted IoU of the mask at `best`.
     """
 
-    index: int
+    best: int
     first: int
     last: int
     score: float

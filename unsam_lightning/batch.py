@@ -26,6 +26,7 @@ class Sample:
         image: uint8 (S, S, 3), RGB.
         planes: int32 (L, S, S): bit n % 32 of plane n // 32 is mask n; see `pack_masks`.
         granularity: float32 (N,) in [0.1, 1].
+        click_from: int64 (N,): the mask whose pixels mask n's first click is drawn from, itself or one inside it.
         seed: What all randomness of this sample derives from.
     """
 
@@ -33,6 +34,7 @@ class Sample:
     image: npt.NDArray[np.uint8]
     planes: npt.NDArray[np.int32]
     granularity: npt.NDArray[np.float32]
+    click_from: npt.NDArray[np.int64]
     seed: int
 
 
@@ -45,6 +47,7 @@ class Batch:
         planes: int32 (B, L, S, S), bit-planes of the masks: 30 masks of a 1024 px image are 4 MB and not 30.
         granularity: float32 (B, N) in [0.1, 1]; 1 where not valid.
         valid: bool (B, N): is there a mask n.
+        click_from: int64 (B, N): see `Sample`; n itself where not valid.
         keys: B names.
         seed: What all randomness of the step derives from, so that a resumed run repeats it.
     """
@@ -53,13 +56,14 @@ class Batch:
     planes: Tensor
     granularity: Tensor
     valid: Tensor
+    click_from: Tensor
     keys: list[str]
     seed: int
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where it travels to a GPU without the host waiting."""
-        tensors = {name: getattr(self, name).pin_memory() for name in ("images", "planes", "granularity", "valid")}
-        return replace(self, **tensors)
+        names = ("images", "planes", "granularity", "valid", "click_from")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
     def check(self) -> None:
         """Assert the shapes, dtypes and ranges above; ours to keep, hence no `UserError`."""
@@ -68,7 +72,8 @@ class Batch:
         assert self.images.shape[:2] == (b, 3), self.images.shape
         assert self.planes.dtype == torch.int32
         assert self.planes.shape == (b, -(-n // BITS), *self.images.shape[2:]), self.planes.shape
-        assert self.granularity.shape == (b, n)
+        assert self.granularity.shape == self.click_from.shape == (b, n)
+        assert bool(((self.click_from >= 0) & (self.click_from < n)).all())
         assert self.valid.dtype == torch.bool
         assert bool(((self.granularity >= 0.1 - 1e-6) & (self.granularity <= 1 + 1e-6)).all()), self.granularity
         assert len(self.keys) == b
@@ -86,16 +91,19 @@ def collate(samples: Sequence[Sample], num_masks: int) -> Batch:
     planes = torch.zeros(len(samples), num_planes, side, side, dtype=torch.int32)
     granularity = torch.ones(len(samples), num_masks)
     valid = torch.zeros(len(samples), num_masks, dtype=torch.bool)
+    click_from = torch.arange(num_masks).repeat(len(samples), 1)
     for b, sample in enumerate(samples):
         count = len(sample.granularity)
         planes[b, : len(sample.planes)] = torch.from_numpy(sample.planes)
         granularity[b, :count] = torch.from_numpy(sample.granularity)
         valid[b, :count] = True
+        click_from[b, :count] = torch.from_numpy(sample.click_from)
     return Batch(
         images=torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous(),
         planes=planes,
         granularity=granularity,
         valid=valid,
+        click_from=click_from,
         keys=[sample.key for sample in samples],
         # Order matters: the same images in another order are another batch.
         seed=hash(tuple(sample.seed for sample in samples)) % 2**63,

@@ -13,11 +13,13 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from unsam_lightning.batch import Batch, collate
+from unsam_lightning.batch_order import BatchSampler
 from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import check_files, read_manifest
-from unsam_lightning.pairs import BatchSampler, PairDataset, Sampling
-from unsam_lightning.pseudo_labels.labeler import LabelRecipe
+from unsam_lightning.mask_sampling import Sampling
+from unsam_lightning.pairs import PairDataset
+from unsam_lightning.pseudo_labels.recipe import LabelRecipe
 from unsam_lightning.sources import eval_dataset, image_manifest
 from unsam_lightning.views import Augmentation, TwoViews
 

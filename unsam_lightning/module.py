@@ -1,6 +1,6 @@
 """The LightningModule: it only connects data, model, objective and evaluation, and says what is trained and saved.
 
-Next in the tour: `segment/render.py`.
+Next in the tour: `segment/interactive.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from unsam_lightning.adapter import AdapterConfig
+from unsam_lightning.asking import Prompting
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, evaluate_sample
+from unsam_lightning.benchmarks.kept import KeptResults
 from unsam_lightning.checkpoint import adapter_state, load_adapter
 from unsam_lightning.datamodule import BenchmarkItem
 from unsam_lightning.errors import UserError
@@ -32,9 +34,7 @@ class UnSAMModule(LightningModule):
         adapter: Preset of the adapter's shape, "default", "official" or "compact"; a backbone that is a checkpoint of
             ours or an official UnSAMv2 brings its own shape along.
         losses: Weights of the terms.
-        num_corrections: Correction clicks after the first click, each a decoder pass with the previous mask.
-        prompts_per_pass: Prompts decoded at a time in a training step; the backward pass computes each part again,
-            which bounds the memory for a third more time. None: all at once.
+        prompting: How the masks of a batch are asked for: corrections, boxes, memory.
         lr: Peak learning rate.
         min_lr: Learning rate at the end of the cosine.
         warmup_steps: Optimizer steps of linear warm-up.
@@ -50,8 +50,7 @@ class UnSAMModule(LightningModule):
         backbone_config: str | None = None,
         adapter: Literal["default", "official", "compact"] = "default",
         losses: LossWeights = LossWeights(),  # noqa: B008 - frozen, and the signature is where defaults live
-        num_corrections: int = 3,
-        prompts_per_pass: int | None = None,
+        prompting: Prompting = Prompting(),  # noqa: B008
         lr: float = 1e-4,
         min_lr: float = 1e-5,
         warmup_steps: int = 0,
@@ -61,24 +60,19 @@ class UnSAMModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not (
-            lr > 0
-            and min(min_lr, warmup_steps, num_corrections) >= 0
-            and (1 if prompts_per_pass is None else prompts_per_pass) >= 1
-        ):
+        if not (lr > 0 and min_lr >= 0 and warmup_steps >= 0):
             raise UserError(
-                expected="lr > 0; min_lr, warmup_steps, num_corrections of at least 0; prompts_per_pass of at least 1",
-                found=f"lr {lr:g}, min_lr {min_lr:g}, warmup_steps {warmup_steps}, num_corrections {num_corrections}, "
-                f"prompts_per_pass {prompts_per_pass}",
+                expected="lr > 0 and min_lr, warmup_steps of at least 0",
+                found=f"lr {lr:g}, min_lr {min_lr:g}, warmup_steps {warmup_steps}",
                 remedy="see --model.* in `fit --help`",
             )
         self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
         self.adapter, self.compile_model = AdapterConfig.preset(adapter), compile
-        self.losses = losses
+        self.losses, self.prompting = losses, prompting
         self.evaluation = evaluation
-        self.num_corrections, self.prompts_per_pass = num_corrections, prompts_per_pass
         self.lr, self.min_lr, self.warmup_steps, self.weight_decay = lr, min_lr, warmup_steps, weight_decay
         self.trained_steps = 0
+        self.kept: KeptResults | None = None  # of the evaluation under way; `BenchmarkCallback` sets it
         self.model: UnSAM
 
     @property
@@ -111,13 +105,15 @@ class UnSAMModule(LightningModule):
 
     def step(self, pair: ViewPair) -> StepResult:
         """Return the losses of one batch, without logging them."""
-        return training_objective(
-            self.model, pair, self.losses, self.num_corrections, prompts_per_pass=self.prompts_per_pass
-        )
+        return training_objective(self.model, pair, self.losses, self.prompting)
 
     def validation_step(self, item: BenchmarkItem, batch_idx: int) -> ImageResult:
         """Return what one benchmark image measures; `BenchmarkCallback` gathers the results of all ranks."""
-        return evaluate_sample(self.model, item.sample, self.evaluation, dataset=item.dataset, index=item.index)
+
+        def measure() -> ImageResult:
+            return evaluate_sample(self.model, item.sample, self.evaluation, dataset=item.dataset, index=item.index)
+
+        return self.kept.measured(item.sample, item.dataset, item.index, measure) if self.kept else measure()
 
     def test_step(self, item: BenchmarkItem, batch_idx: int) -> ImageResult:
         """Return what one benchmark image measures, as in `validation_step`."""

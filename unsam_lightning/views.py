@@ -57,6 +57,7 @@ class ViewPair:
         first: One view.
         second: The other.
         granularity: float32 (B, N), the same in both: a crop does not change what share of its object a mask is.
+        click_from: int64 (B, N), see `Sample`.
         keys: B names.
         seed: The batch's.
     """
@@ -64,6 +65,7 @@ class ViewPair:
     first: View
     second: View
     granularity: Tensor
+    click_from: Tensor
     keys: list[str]
     seed: int
 
@@ -137,7 +139,14 @@ class TwoViews:
             torch.manual_seed(batch.seed)
             images = batch.images.float() / 255
             first, second = self._view(images, batch), self._view(images, batch)
-        return ViewPair(first=first, second=second, granularity=batch.granularity, keys=batch.keys, seed=batch.seed)
+        return ViewPair(
+            first=first,
+            second=second,
+            granularity=batch.granularity,
+            click_from=batch.click_from,
+            keys=batch.keys,
+            seed=batch.seed,
+        )
 
     def _view(self, images: Tensor, batch: Batch) -> View:
         augmented = self.pipeline(images).clamp(0, 1)

@@ -2,7 +2,7 @@
 
 Anchors lie just inside the boundary of a pseudo-mask, positives anywhere inside it, negatives just across: the loss
 acts where edges are decided. Source: InfoNCE (arXiv 1807.03748), equation 4, with the pairs named here.
-Next in the tour: `losses/multimask.py`.
+Next in the tour: `losses/order.py`.
 """
 
 from __future__ import annotations

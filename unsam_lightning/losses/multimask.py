@@ -5,7 +5,7 @@ Differs: instead of focal loss, which had learnt nothing after 900 steps from ra
     pixels inside weighted by the root of 1 / (share of the frame), so that "nothing" is no good answer; every right
     answer to a click counts, not only the one that was drawn, because scenes know them all.
 
-Next in the tour: `objective.py`.
+Next in the tour: `asking.py`.
 """
 
 from __future__ import annotations

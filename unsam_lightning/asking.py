@@ -1,0 +1,130 @@
+"""Asking the model for the masks of a batch: by clicks, some of them shared, or by boxes; and again after a mistake.
+
+Next in the tour: `objective.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from unsam_lightning.decoder import Decoded, Embedding
+from unsam_lightning.errors import UserError
+from unsam_lightning.model import UnSAM
+from unsam_lightning.prompts import ClickSampler, boxes_of, correction_clicks, first_clicks, propagate_clicks
+from unsam_lightning.views import STRIDE, ViewPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """How the masks of a batch are asked for.
+
+    Args:
+        num_corrections: Correction clicks after the first prompt, each a decoder pass with the previous mask.
+        sampler: Where clicks lie, see `prompts.first_clicks` and `prompts.correction_clicks`.
+        box_share: Share of batches that start with a box instead of a click.
+        prompts_per_pass: Prompts decoded at a time; the backward pass computes each part again, which bounds the memory
+            for a third more time. None: all at once.
+    """
+
+    num_corrections: int = 3
+    sampler: ClickSampler = "uniform"
+    box_share: float = 0.0
+    prompts_per_pass: int | None = None
+
+    def __post_init__(self) -> None:
+        passes = 1 if self.prompts_per_pass is None else self.prompts_per_pass
+        if self.num_corrections < 0 or not 0 <= self.box_share <= 1 or passes < 1:
+            raise UserError(
+                expected="num_corrections of at least 0, box_share in [0, 1], prompts_per_pass of at least 1",
+                found=f"num_corrections {self.num_corrections}, box_share {self.box_share:g}, "
+                f"prompts_per_pass {self.prompts_per_pass}",
+                remedy="see --model.prompting.* in `fit --help`",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """P prompts on the images of a batch.
+
+    Args:
+        image_index: int64 (P,).
+        clicks: float32 (P, K, 2), pixels of the view.
+        labels: int64 (P, K).
+        granularity: float32 (P,).
+    """
+
+    image_index: Tensor
+    clicks: Tensor
+    labels: Tensor
+    granularity: Tensor
+
+    def decode(
+        self, model: UnSAM, embedding: Embedding, previous: Tensor | None = None, prompts_per_pass: int | None = None
+    ) -> Decoded:
+        """Return the model's answer; `previous` logits are the mask prompt.
+
+        With `prompts_per_pass`, only the answers are kept for the backward pass, which computes everything else again
+        for so many prompts at a time.
+        """
+
+        def decode(part: slice) -> Decoded:
+            return model.decode(
+                embedding,
+                self.clicks[part],
+                self.labels[part],
+                self.granularity[part],
+                masks=None if previous is None else previous[part],
+                image_index=self.image_index[part],
+            )
+
+        count = len(self.image_index)
+        if prompts_per_pass is None or prompts_per_pass >= count:
+            return decode(slice(None))
+        parts = [slice(first, first + prompts_per_pass) for first in range(0, count, prompts_per_pass)]
+        answers = [checkpoint(decode, part, use_reentrant=False) for part in parts]
+        return Decoded(*(torch.cat(values) for values in zip(*answers, strict=True)))
+
+    def corrected(
+        self, previous: Tensor, masks: Tensor, generator: torch.Generator | None, sampler: ClickSampler
+    ) -> Asked:
+        """Return these prompts with one more click each, where the previous logits (P, 1, h, w) are wrong."""
+        clicks, labels = correction_clicks(previous[:, 0], masks, generator, sampler)
+        clicks, labels = torch.cat((self.clicks, clicks), 1), torch.cat((self.labels, labels), 1)
+        return Asked(self.image_index, clicks, labels, self.granularity)
+
+
+def shared_clicks(pair: ViewPair, valid: Tensor, sampler: ClickSampler, generator: torch.Generator | None) -> Tensor:
+    """Return the first click (P, 1, 2) of each mask: where it shares one, that of the mask inside it."""
+    masks = pair.first.masks
+    own = torch.zeros(*valid.shape, 2, device=valid.device)
+    own[valid] = first_clicks(masks[valid], generator, sampler)[:, 0]
+    image = torch.arange(len(valid), device=valid.device)[:, None]
+    shared = own[image, pair.click_from]  # (B, N, 2)
+    cell = (shared / STRIDE).long().clamp(0, masks.shape[-1] - 1)
+    # The mask inside may have left one of the views; and a label's parent need not hold every pixel of its child.
+    number = torch.arange(valid.shape[1], device=valid.device)
+    lies_inside = masks[image, number, cell[..., 1], cell[..., 0]] & valid[image, pair.click_from]
+    return torch.where(lies_inside[..., None], shared, own)[valid][:, None]
+
+
+def ask_by_box(image_index: Tensor, masks: Tensor, granularity: Tensor) -> Asked:
+    """Return prompts by the boxes of masks bool (P, h, w)."""
+    corners = boxes_of(masks).reshape(-1, 2, 2)
+    labels = torch.tensor([2, 3], device=masks.device).expand(len(masks), -1)  # SAM's labels of a box's corners
+    return Asked(image_index, corners, labels, granularity)
+
+
+def ask_in_second_view(pair: ViewPair, asked: Asked, mask_index: Tensor, by_box: bool) -> tuple[Asked, Tensor]:
+    """Return the prompts as the second view shows them, and the indices of those that it shows."""
+    if by_box:
+        masks = pair.second.masks[asked.image_index, mask_index]
+        keep = torch.arange(len(masks), device=masks.device)
+        return ask_by_box(asked.image_index, masks, asked.granularity), keep
+    matrix = pair.warp()[asked.image_index]
+    moved, is_visible = propagate_clicks(asked.clicks, matrix, pair.second.seen[asked.image_index])
+    keep = is_visible.nonzero()[:, 0]
+    return Asked(asked.image_index[keep], moved[keep], asked.labels[keep], asked.granularity[keep]), keep
