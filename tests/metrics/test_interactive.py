@@ -268,8 +268,10 @@ def test_summary_by_hand():
         "one_click_iou": pytest.approx((0.5 + 0.9 + 0.1 + 0.4) / 4),
         "noc80": (2 + 1 + 20 + 20) / 4,
         "failures80": 2,  # one never arrives, one arrives with its very last click
+        "unreached80": 1,
         "noc90": (3 + 1 + 20 + 20) / 4,
         "failures90": 2,
+        "unreached90": 1,
     }
 
 

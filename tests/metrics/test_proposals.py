@@ -7,7 +7,12 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.metrics.proposals import average_recall, average_recall_of_masks
+from unsam_lightning.metrics.proposals import (
+    AverageRecall,
+    average_precision,
+    average_recall,
+    average_recall_of_masks,
+)
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "ar1000"
 NAMES = sorted(json.loads((GOLDEN / "expected.json").read_text())["cases"]) if GOLDEN.is_dir() else ["absent"]
@@ -17,6 +22,7 @@ def assert_equals_golden(numbers, expected):
     recalls = {key: value for key, value in expected["stats"].items() if key.startswith("AR")}
     assert len(recalls) == 6
     assert {key: numbers[key] for key in recalls} == pytest.approx(recalls, abs=1e-12)
+    assert len(expected["stats"]) == 12
     per_threshold = [numbers[f"recall{percent}@1000"] for percent in range(50, 100, 5)]
     assert per_threshold == pytest.approx(expected["recall_per_iou_all_1000"], abs=1e-12)
 
@@ -27,7 +33,21 @@ def test_recall_equals_the_reference(shared, name):
     expected = json.loads((shared / "golden/ar1000/expected.json").read_text())["cases"][name]
     untouched = copy.deepcopy(case)
     assert_equals_golden(average_recall(case["gt"], case["dt"]), expected)
+    precisions = {key: value for key, value in expected["stats"].items() if key.startswith("AP")}
+    assert average_precision(case["gt"], case["dt"]) == pytest.approx(precisions, abs=1e-12)
+    assert_equals_golden(average_recall(case["gt"], case["dt"], as_reference=True), expected)
     assert case == untouched
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recall_equals_torchmetrics(shared, name):
+    case = json.loads((shared / f"golden/ar1000/{name}.json").read_text())
+    golden = json.loads((shared / "golden/misc/expected.json").read_text())["torchmetrics_map_1000"][f"{name}__micro"]
+    numbers = average_recall(case["gt"], case["dt"])
+    names = {"mar_1": "AR@1", "mar_10": "AR@10", "mar_1000": "AR@1000"}
+    names |= {"mar_small": "ARs@1000", "mar_medium": "ARm@1000", "mar_large": "ARl@1000"}
+    expected = {ours: golden[theirs] for theirs, ours in names.items()}
+    assert {ours: numbers[ours] for ours in expected} == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11 on numpy 2
@@ -47,6 +67,8 @@ def test_recall_on_lvis_equals_the_reference(shared):
     expected = json.loads((shared / "golden/ar1000/lvis100_expected.json").read_text())
     assert (len(gt["annotations"]), len(results)) == (expected["n_gt"], expected["n_dt"])
     assert_equals_golden(average_recall(gt, results), expected)
+    precisions = {key: value for key, value in expected["stats"].items() if key.startswith("AP")}
+    assert average_precision(gt, results) == pytest.approx(precisions, abs=1e-12)
 
 
 def square(y, x, side=8, height=40, width=50):
@@ -87,8 +109,19 @@ def test_recall_by_hand():
 
 def test_the_keys_follow_max_detections():
     numbers = average_recall(GT, RESULTS, max_detections=(2, 5))
-    assert {key for key in numbers if key.startswith("AR")} == {"AR@2", "AR@5", "ARs@5", "ARm@5", "ARl@5"}
+    expected = {f"AR{size}@{k}" for size in ("", "s", "m", "l") for k in (2, 5)}
+    assert {key for key in numbers if key.startswith("AR")} == expected
     assert sum(key.startswith("recall") and key.endswith("@5") for key in numbers) == 10
+
+
+def test_the_best_k_count_for_every_size():
+    large = np.zeros((40, 50), dtype=np.uint8)
+    large[:, :40] = 1  # 1600 pixels: medium
+    gt, results = truth(square(2, 42), large), [result(square(2, 42), 0.5), result(large, 0.9)]
+    numbers = average_recall(gt, results, max_detections=(1, 10, 100))
+    assert [numbers[key] for key in ("AR@1", "ARs@1", "ARm@1")] == [0.5, 0.0, 1.0]
+    assert [numbers[key] for key in ("AR@10", "ARs@10", "ARm@10", "ARl@10")] == [1.0, 1.0, 1.0, -1]
+    assert numbers["ARs@100"] == 1.0
 
 
 def test_order_of_results_and_categories_and_boxes_do_not_matter():
@@ -110,6 +143,28 @@ def test_categories_matter_if_asked():
 def test_annotation_ids_do_not_matter(ids):
     annotations = [{**one, "id": number} for one, number in zip(GT["annotations"], ids, strict=True)]
     assert average_recall({**GT, "annotations": annotations}, RESULTS) == average_recall(GT, RESULTS)
+
+
+def test_the_defects_of_the_reference_come_back_if_asked():
+    first_is_zero = {**GT, "annotations": [{**one, "id": number} for number, one in enumerate(GT["annotations"])]}
+    perfect = [result(square(2, 2), 0.9, category_id=1), result(square(20, 30), 0.5, category_id=1)]
+    assert average_recall(first_is_zero, perfect)["AR@1000"] == 1.0
+    assert average_recall(first_is_zero, perfect, as_reference=True)["AR@1000"] == 0.5
+    foreign = [{**one, "category_id": 99 - number} for number, one in enumerate(perfect)]
+    assert average_recall(GT, foreign)["AR@1000"] == 1.0
+    assert average_recall(GT, foreign, as_reference=True)["AR@1000"] == 0.0
+    without_id = {**GT, "annotations": [{k: v for k, v in one.items() if k != "id"} for one in GT["annotations"]]}
+    with pytest.raises(UserError, match="annotation 0 without id; annotation 1"):
+        average_recall(without_id, perfect, as_reference=True)
+
+
+def test_precision_by_hand():
+    wrong_first = [result(square(10, 10), 0.99), result(square(2, 2), 0.9), result(square(20, 30), 0.5)]
+    # Precision 1/2 at recall 1/2, then 2/3: interpolated 2/3 at all recalls.
+    numbers = average_precision(GT, wrong_first)
+    assert [numbers[key] for key in ("AP", "AP50", "AP75", "APs")] == pytest.approx([2 / 3] * 4)
+    assert numbers["APl"] == -1
+    assert average_precision(GT, wrong_first, max_detections=1)["AP"] == 0.0
 
 
 def test_the_area_key_of_the_ground_truth_decides_on_size():
@@ -202,3 +257,30 @@ def test_an_incomplete_ground_truth_is_refused():
 def test_bad_max_detections_are_refused(max_detections):
     with pytest.raises(UserError, match="ascending and positive"):
         average_recall(GT, RESULTS, max_detections=max_detections)
+
+
+def test_images_one_by_one_give_the_same_as_all_at_once():
+    rng = np.random.default_rng(1)
+    samples = []
+    for number in (3, 0, 7):
+        masks = np.zeros((number, 120, 130), dtype=np.int8)
+        rles, scores = [], []
+        for number, mask in enumerate(masks):
+            y, x, side = *rng.integers(4, 16, size=2), (8, 50, 100)[number % 3]
+            mask[y : y + side, x : x + side] = 1
+            for _ in range(3):
+                shift = rng.integers(-4, 5)
+                rles.append(rle(np.roll(mask, shift, axis=1).astype(np.uint8)))
+                scores.append(float(rng.random()))
+        samples.append((masks, rles, scores))
+    metric = AverageRecall(max_detections=(1, 2, 1000))
+    for sample in samples:
+        metric.update(*sample)
+    numbers = average_recall_of_masks(samples, max_detections=(1, 2, 1000))
+    assert metric.compute() == pytest.approx(numbers, abs=1e-12)
+    assert 0 < numbers["AR@1"] < numbers["AR@2"] < numbers["AR@1000"] < 1
+    assert min(numbers["ARs@1000"], numbers["ARm@1000"], numbers["ARl@1000"]) > 0
+    with pytest.raises(UserError, match="in image 0"):
+        metric.update(samples[0][0], samples[0][1], [0.5])
+    with pytest.raises(UserError, match="ascending"):
+        AverageRecall(max_detections=(10, 1)).update(*samples[0])

@@ -1,1 +1,1 @@
-"""Metrics equal to the reference evaluators of the field: pure functions."""
+"""Metrics equal to the reference evaluators of the field: pure functions, and thin classes that add them up."""

@@ -3,7 +3,7 @@
 A simulated user (`clicker.py`) clicks into the middle of the largest error until the mask is good enough.
 `click_session` is one such session; evaluations that move many sessions in lock-step use `Clicker` itself. Sessions are
 kept as lists of float32 IoUs, from which every number of the field follows (`summarize_sessions`).
-Next in the tour: `metrics/proposals.py`.
+Next in the tour: `metrics/click_totals.py`.
 """
 
 from __future__ import annotations
@@ -160,8 +160,9 @@ def summarize_sessions(
 
     Returns:
         "noc80" ...: mean number of clicks; "failures80" ...: number of sessions that used all clicks, which includes
-        those that arrive with the very last one; "one_click_iou": mean IoU after the first click, nan if an object is
-        empty; "num_sessions". Without sessions all means are nan.
+        those that arrive with the very last one (the field's ">=20@80"); "unreached80" ...: number of sessions that
+        never arrive; "one_click_iou": mean IoU after the first click, nan if an object is empty; "num_sessions".
+        Without sessions all means are nan.
 
     Raises:
         UserError: A session stopped below one of the thresholds, so that its NoC is unknown; an empty session.
@@ -172,7 +173,8 @@ def summarize_sessions(
     curve = iou_curve(ious)
     summary = {"num_sessions": float(len(ious)), "one_click_iou": float(curve[0]) if len(curve) else float("nan")}
     for threshold in thresholds:
-        stopped = [one[-1] for one in ious if len(one) < max_clicks and not (one >= np.float32(threshold)).any()]
+        unreached = [one for one in ious if not (one[:max_clicks] >= np.float32(threshold)).any()]
+        stopped = [one[-1] for one in unreached if len(one) < max_clicks]
         if stopped:
             raise UserError(
                 expected=f"sessions that reach IoU {threshold:g} or run for {max_clicks} clicks",
@@ -182,6 +184,7 @@ def summarize_sessions(
         clicks = [number_of_clicks(one, threshold, max_clicks) for one in ious]
         summary[f"noc{threshold * 100:g}"] = float(np.mean(clicks)) if clicks else float("nan")
         summary[f"failures{threshold * 100:g}"] = float(sum(count == max_clicks for count in clicks))
+        summary[f"unreached{threshold * 100:g}"] = float(len(unreached))
     return summary
 
 
