@@ -19,10 +19,11 @@ from unsam_lightning.losses.multimask import multimask_terms, pairwise_costs
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain import main
 from unsam_lightning.pretrain_data import Phase, PhaseSampler, ScenePrompts, choose_masks, noisy_box
-from unsam_lightning.pretrain_export import deepest_pixel, export_weights, load_exported, one_click_iou
+from unsam_lightning.pretrain_export import export_weights, load_exported, one_click_iou
 from unsam_lightning.pretrain_module import NanoPretraining
 from unsam_lightning.pretrain_passes import decode_all, encode_with_gradient, set_frame
 from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local
+from unsam_lightning.prompts import deepest_pixel
 from unsam_lightning.scenes import make_scene
 
 

@@ -46,6 +46,17 @@ class AdapterConfig:
     lora_blocks: str = ""
     warm_start: bool = True
 
+    def __post_init__(self) -> None:
+        sizes = (self.fourier_dim, *self.hidden_dims)
+        dropouts = (self.dropout, self.lora_dropout)
+        if min(sizes) < 1 or self.fourier_dim % 2 or self.lora_rank < 0 or not all(0 <= p < 1 for p in dropouts):
+            raise UserError(
+                expected="an even fourier_dim, hidden_dims of at least 1, lora_rank of at least 0, dropouts in [0, 1)",
+                found=f"fourier_dim {self.fourier_dim}, hidden_dims {self.hidden_dims}, lora_rank {self.lora_rank}, "
+                f"dropouts {dropouts}",
+                remedy="correct the adapter's shape",
+            )
+
     @staticmethod
     def preset(name: str) -> AdapterConfig:
         """Return a named shape: "default" (ours), "official" (the official graph), "compact" (<= 9,212 numbers)."""

@@ -55,7 +55,8 @@ def choose_granularity(masks: Tensor, iou: Tensor, sharpness: float = 8.0) -> Te
     Args:
         masks: Logits (P, G, h, w) of a sweep.
         iou: Predicted IoU, (P, G) in [0, 1].
-        sharpness: Exponent of the predicted IoU; 0 trusts all levels alike. 8 was the best of 0 to 8 on BSDS500 and scenes.
+        sharpness: Exponent of the predicted IoU; 0 trusts all levels alike. Of 0 to 8, 8 was the best on BSDS500
+            and scenes.
     """
     weight = iou.float().clamp(min=1e-6) ** sharpness
     expected = (overlaps(masks) * weight[:, None]).sum(2) / weight.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a run shows and guards: progress with data_wait, checkpoints, a stop on bad losses, pictures.
+"""What a run shows and guards: progress with data_wait, checkpoints, calibration, a stop on bad losses, pictures.
 
 Next in the tour: `loggers.py`.
 """
@@ -10,17 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
+from unsam_lightning.calibration import fit_calibration
 from unsam_lightning.datamodule import UnSAMData
+from unsam_lightning.metrics.dial import effective_granularity
 from unsam_lightning.pairs import decode_masks
+from unsam_lightning.prompts import deepest_pixel
 from unsam_lightning.segment.interactive import Predictor
 from unsam_lightning.segment.render import mark_clicks, overlay, paint_hierarchy, tile_rows
 from unsam_lightning.views import ViewPair
@@ -85,8 +88,41 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the end; Lightning does so only if nothing was saved before."""
         super().on_train_end(trainer, module)
-        if trainer.global_step != self._last_global_step_saved:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        # Also where the last step is saved already: `Calibrate` has been at work since.
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class Calibrate(Callback):
+    """Fits the dial's map on held-out images at the end of `fit`, before the last checkpoint is saved.
+
+    Args:
+        clicks_per_image: Clicks, each deepest inside a pseudo-mask, spread over the image's masks.
+    """
+
+    STEPS = np.linspace(0.1, 1.0, 19).round(2).tolist()
+
+    def __init__(self, clicks_per_image: int = 8) -> None:
+        self.clicks_per_image = clicks_per_image
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        """Measure and fit; every process does the same and finds the same."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, UnSAMData) or not data.held_out:
+            return
+        was_training = module.training
+        module.eval()
+        effective = [row for index in data.held_out for row in self._sizes(module.model, *data.pairs.read(index)[1:])]
+        module.train(was_training)
+        module.model.calibration = fit_calibration(self.STEPS, np.asarray(effective).reshape(-1, len(self.STEPS)))
+        rank_zero_info(f"dial: {module.model.calibration or 'not calibrated, for its answers do not grow'}")
+
+    def _sizes(self, model: Any, image: npt.NDArray[np.uint8], label: dict[str, Any]) -> list[npt.NDArray[np.float64]]:
+        masks = decode_masks([entry["rle"] for entry in label["masks"]], label["height"], label["width"])
+        chosen = masks[np.linspace(0, len(masks) - 1, min(self.clicks_per_image, len(masks))).astype(int)]
+        predictor = Predictor(model, image)
+        answers = (predictor.predict([deepest_pixel(mask)], [1], self.STEPS)[0] for mask in chosen)
+        return [effective_granularity(answer.sum((1, 2))) for answer in answers]
 
 
 class Guard(Callback):
@@ -174,9 +210,7 @@ def panel_row(model: Any, image: npt.NDArray[np.uint8], label: dict[str, Any]) -
         return []
     granularity = [entry["granularity"] for entry in label["masks"]]
     largest = masks[int(masks.sum((1, 2)).argmax())]
-    depth = cv2.distanceTransform(np.pad(largest, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    click = [[float(x), float(y)]]
+    click = [deepest_pixel(largest)]
     predictor = Predictor(model, image)
     base, _ = predictor.predict(click, [1], None)
     tuned, _ = predictor.predict(click, [1], Panels.GRANULARITIES)

@@ -15,6 +15,7 @@ from torch import Tensor
 from unsam_lightning import __version__
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import NAMES, base_from_state, load_base
+from unsam_lightning.calibration import Calibration
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
@@ -61,6 +62,7 @@ def describe_adapter(model: UnSAM) -> dict[str, Any]:
         "version": __version__,
         "base": {"name": model.base_name, "sha256": model.base_sha256},
         "adapter": model.decoder.config.to_dict(),
+        "calibration": None if model.calibration is None else model.calibration.to_dict(),
     }
 
 
@@ -113,6 +115,8 @@ def load_adapter(model: UnSAM, content: dict[str, Any], where: str) -> None:
     prefix = "model."
     state = {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
     load_trained(model, state, where)
+    calibration = content["unsam"].get("calibration")
+    model.calibration = None if calibration is None else Calibration.from_dict(calibration)
 
 
 def check_base(model: UnSAM, about: dict[str, Any], where: str) -> None:

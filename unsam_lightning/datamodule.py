@@ -16,7 +16,7 @@ from unsam_lightning.batch import Batch, collate
 from unsam_lightning.batch_order import BatchSampler
 from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
 from unsam_lightning.errors import UserError
-from unsam_lightning.manifest import check_files, read_manifest
+from unsam_lightning.manifest import Manifest, check_files, read_manifest
 from unsam_lightning.mask_sampling import Sampling
 from unsam_lightning.pairs import PairDataset
 from unsam_lightning.pseudo_labels.recipe import LabelRecipe
@@ -37,7 +37,8 @@ class UnSAMData(LightningDataModule):
         masks_per_benchmark_image: At most this many ground-truth masks of each image, drawn with a fixed seed.
         batch_size: Images in a batch of all processes together.
         masks_per_image: At most this many pseudo-masks of each image in a batch.
-        sampling: How those are drawn: "balanced" over granularities or "uniform" over the masks.
+        sampling: How those are drawn: "paired", "balanced" or "uniform", see `mask_sampling.draw_masks`.
+        calibration_images: Held out of the training to calibrate the dial on, a tenth of all at most; 0: neither.
         source_scale: Images are held at this many times the model's frame, so that crops keep their detail.
         augmentation: Ranges of the two views.
         num_workers: Processes that read ahead, for each training process.
@@ -57,6 +58,7 @@ class UnSAMData(LightningDataModule):
         batch_size: int = 4,
         masks_per_image: int = 30,
         sampling: Sampling = "balanced",
+        calibration_images: int = 8,
         source_scale: float = 1.25,
         augmentation: Augmentation = Augmentation(),  # noqa: B008
         num_workers: int = 2,
@@ -69,7 +71,7 @@ class UnSAMData(LightningDataModule):
         self.test_images, self.val_images = test_images, val_images
         self.masks_per_benchmark_image = masks_per_benchmark_image
         self.batch_size, self.masks_per_image, self.sampling = batch_size, masks_per_image, sampling
-        self.source_scale = source_scale
+        self.source_scale, self.calibration_images = source_scale, calibration_images
         self.augmentation, self.num_workers = augmentation, num_workers
         self.cache_dir, self.seed = Path(cache_dir), seed
         self._is_checked = False
@@ -78,7 +80,14 @@ class UnSAMData(LightningDataModule):
 
     def _check_ranges(self) -> None:
         """Refuse numbers that no run can have."""
-        lowest = {"batch_size": 1, "masks_per_image": 1, "num_workers": 0, "val_images": 0, "source_scale": 0.5}
+        lowest = {
+            "batch_size": 1,
+            "masks_per_image": 1,
+            "num_workers": 0,
+            "val_images": 0,
+            "source_scale": 0.5,
+            "calibration_images": 0,
+        }
         problems = [f"{name} {getattr(self, name)}" for name, low in lowest.items() if getattr(self, name) < low]
         optional = {"test_images": self.test_images, "masks_per_benchmark_image": self.masks_per_benchmark_image}
         problems += [f"{name} {value}" for name, value in optional.items() if value is not None and value < 1]
@@ -117,14 +126,14 @@ class UnSAMData(LightningDataModule):
         self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image, self.sampling)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         sampler = BatchSampler(
-            [shard.samples for shard in images.shards],
+            self._shard_sizes(images),
             batch_size=self.batch_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             seed=self.seed,
             # Lightning saves this count in every checkpoint: it is the data position.
             batches_done=lambda: progress.total.ready,
-            batches_per_epoch=self._limit(len(self.pairs) // self.batch_size),
+            batches_per_epoch=self._limit((len(self.pairs) - len(self.held_out)) // self.batch_size),
         )
         return DataLoader(
             self.pairs,
@@ -133,6 +142,18 @@ class UnSAMData(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+
+    @property
+    def held_out(self) -> range:
+        """Indices in `pairs` of the images that no training batch has: the last ones."""
+        return range(len(self.pairs) - min(self.calibration_images, len(self.pairs) // 10), len(self.pairs))
+
+    def _shard_sizes(self, images: Manifest) -> list[int]:
+        """Return how many samples of each shard train."""
+        sizes: list[int] = []
+        for shard in images.shards:
+            sizes.append(min(shard.samples, self.held_out.start - sum(sizes)))
+        return sizes
 
     def _limit(self, whole: int) -> int | None:
         """Return how many batches an epoch has under `trainer.limit_train_batches`; None for all."""

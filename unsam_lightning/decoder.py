@@ -3,7 +3,7 @@
 The stock mask decoder is used, not forked: its transformer is shared number by number with a copy whose attention
 projections carry LoRA, so the stock path stays untouched (bit for bit) and both can run at once from several threads.
 
-Source: UnSAMv2 (arXiv 2511.13714) section 3.4; HQ-SAM's extra output token. Next in the tour: `model.py`.
+Source: UnSAMv2 (arXiv 2511.13714) section 3.4; HQ-SAM's extra output token. Next in the tour: `calibration.py`.
 """
 
 from __future__ import annotations

@@ -112,6 +112,8 @@ def unsamv2_state(model: UnSAM) -> tuple[dict[str, Tensor], list[str]]:
             trained[f"{key}.lora_b"] = layer.weight.new_zeros(layer.out_features, rank)
     notes = [f"in the official yaml: lora_rank {rank}, fourier_dim {config.fourier_dim}"]
     notes[0] += f", temperature {config.fourier_temperature:g}"
+    if model.calibration is not None:
+        notes.append("left out: the calibration of the dial; the official model gets the granularity as it is")
     if dropped:
         notes.append("left out: our IoU head; the official model reports SAM-2's score instead")
     return join_official(model.sam.state_dict(), trained), notes
@@ -141,7 +143,7 @@ def sam2_state(model: UnSAM, granularity: float) -> dict[str, Tensor]:
     if model.decoder.mask_head is not None:
         prefix = "sam_mask_decoder.output_hypernetworks_mlps.0."
         state |= {prefix + name: value.clone() for name, value in model.decoder.mask_head.state_dict().items()}
-    token = model.decoder.granularity_encoder(torch.tensor([granularity], device=model.device))
+    token = model.decoder.granularity_encoder(model.calibrated(torch.tensor([granularity], device=model.device)))
     state["sam_prompt_encoder.not_a_point_embed.weight"] = token
     return state
 

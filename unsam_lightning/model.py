@@ -17,6 +17,7 @@ from torchvision.transforms.functional import resize
 
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import Base
+from unsam_lightning.calibration import Calibration
 from unsam_lightning.decoder import Decoded, Embedding, GranularityDecoder
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import check_granularity
@@ -41,6 +42,7 @@ class UnSAM(nn.Module):
         super().__init__()
         self.sam: Any = base.sam.requires_grad_(False)
         self.base_name, self.base_sha256 = base.name, base.sha256
+        self.calibration: Calibration | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.decoder = GranularityDecoder(
@@ -165,10 +167,14 @@ class UnSAM(nn.Module):
             return self._decode_stock(here, sparse, dense, multimask)
         if not isinstance(granularity, Tensor) or granularity.device.type == "cpu":
             check_granularity(granularity)
-        wanted = torch.as_tensor(granularity, dtype=torch.float32, device=self.device).expand(count)
+        wanted = self.calibrated(torch.as_tensor(granularity, dtype=torch.float32, device=self.device)).expand(count)
         image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
         out = self.decoder(self.sam.sam_mask_decoder, here.image, image_pe, sparse, dense, here.high_res, wanted)
         return Decoded(out[0], out[1], out[2][:, None], out[3], out[4])
+
+    def calibrated(self, granularity: Tensor) -> Tensor:
+        """Return what the decoder gets for granularities (...); set `calibration` to None to switch the map off."""
+        return granularity if self.calibration is None else self.calibration.apply(granularity)
 
     def _decode_stock(self, here: Embedding, sparse: Tensor, dense: Tensor, multimask: bool) -> Decoded:
         out = self.sam.sam_mask_decoder(

@@ -31,7 +31,7 @@ class UnSAMModule(LightningModule):
     Args:
         backbone: nano, tiny, small, base_plus, large, a hub id, a checkpoint path (SAM-2, official UnSAMv2 or ours).
         backbone_config: YAML of the backbone's architecture, for a size that has no name.
-        adapter: Preset of the adapter's shape, "default", "official" or "compact"; a backbone that is a checkpoint of
+        adapter: Its shape: "default", "official", "compact", or the fields of `AdapterConfig`; a checkpoint of
             ours or an official UnSAMv2 brings its own shape along.
         losses: Weights of the terms.
         prompting: How the masks of a batch are asked for: corrections, boxes, memory.
@@ -48,7 +48,7 @@ class UnSAMModule(LightningModule):
         self,
         backbone: str = "nano",
         backbone_config: str | None = None,
-        adapter: Literal["default", "official", "compact"] = "default",
+        adapter: Literal["default", "official", "compact"] | AdapterConfig = "default",
         losses: LossWeights = LossWeights(),  # noqa: B008 - frozen, and the signature is where defaults live
         prompting: Prompting = Prompting(),  # noqa: B008
         lr: float = 1e-4,
@@ -67,7 +67,8 @@ class UnSAMModule(LightningModule):
                 remedy="see --model.* in `fit --help`",
             )
         self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
-        self.adapter, self.compile_model = AdapterConfig.preset(adapter), compile
+        self.adapter = adapter if isinstance(adapter, AdapterConfig) else AdapterConfig.preset(adapter)
+        self.compile_model = compile
         self.losses, self.prompting = losses, prompting
         self.evaluation = evaluation
         self.lr, self.min_lr, self.warmup_steps, self.weight_decay = lr, min_lr, warmup_steps, weight_decay
@@ -90,7 +91,8 @@ class UnSAMModule(LightningModule):
                 self.model.compile()
 
     def on_fit_start(self) -> None:
-        """Say what trains."""
+        """Say what trains; a dial that was calibrated before is fitted anew after the training."""
+        self.model.calibration = None
         rank_zero_info(self.model.size_report())
 
     def training_step(self, pair: ViewPair, batch_idx: int) -> Tensor:

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +23,7 @@ from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain_passes import decode_all
+from unsam_lightning.prompts import deepest_pixel
 from unsam_lightning.sources import eval_dataset
 from unsam_lightning.state_dicts import load_safely, load_strictly, read_state
 
@@ -87,14 +85,6 @@ def one_click_iou(
     means = torch.cat(rows, 1).double().mean(1).tolist()
     count = sum(row.shape[1] for row in rows)
     return OneClick(num_masks=count, best_of_three=means[0], single=means[1], own_choice=means[2])
-
-
-def deepest_pixel(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Return x and y of the pixel of a mask (H, W) that is farthest from everything outside it, the frame included."""
-    padded = np.pad(mask, 1).astype(np.uint8)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(x), int(y)
 
 
 def _ious(logits: Tensor, truth: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -126,6 +129,14 @@ def boxes_of(masks: Tensor) -> Tensor:
         sides.append((first * STRIDE, last * STRIDE + STRIDE - 1))
     (x0, x1), (y0, y1) = sides
     return torch.stack((x0, y0, x1, y1), 1).float()
+
+
+def deepest_pixel(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Return x and y of the pixel of a mask (H, W) that is farthest from everything outside it, the frame included."""
+    padded = np.pad(mask, 1).astype(np.uint8)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(x), int(y)
 
 
 def propagate_clicks(points_xy: Tensor, matrix: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:

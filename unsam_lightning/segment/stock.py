@@ -6,7 +6,7 @@
 
 The granularity belongs to the predictor, not to the model: several predictors of one model, at different
 granularities and in different threads, share its weights and do not disturb each other.
-Next in the tour: `callbacks.py`.
+Next in the tour: `benchmarks/speed.py`.
 """
 
 from __future__ import annotations
@@ -72,9 +72,10 @@ def sam_at(model: UnSAM, granularity: float | None) -> SAM2Base:
     if granularity is None:
         return sam
     check_granularity(granularity)
+    given = float(model.calibrated(torch.tensor(granularity)))
     # A copy of its own: the shallow copy above still shares the table of submodules with the model.
     sam._modules = dict(model.sam._modules)
-    sam._modules["sam_mask_decoder"] = _DecoderAt(model.sam.sam_mask_decoder, model.decoder, granularity)
+    sam._modules["sam_mask_decoder"] = _DecoderAt(model.sam.sam_mask_decoder, model.decoder, given)
     return sam
 
 

@@ -1,0 +1,86 @@
+"""Calibration: a monotone map from the granularity asked for to the one that the decoder must be given.
+
+A trained decoder's dial need not be straight: at 0.5 it may already give nearly the whole. On clicks in held-out images
+the sizes of its answers over the sweep are measured, and the map is the inverse of that curve, so that 0.5 means 0.5.
+Next in the tour: `model.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unsam_lightning.granularity import MAX_GRANULARITY, MIN_GRANULARITY, SWEEP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A map by its knots; linear between them.
+
+    Args:
+        asked: Ascending, in [0.1, 1], (K,).
+        given: What the decoder gets for each, not falling, in [0.1, 1], (K,).
+        num_clicks: How many clicks it was fitted on.
+    """
+
+    asked: tuple[float, ...]
+    given: tuple[float, ...]
+    num_clicks: int
+
+    def apply(self, granularity: Tensor) -> Tensor:
+        """Return what the decoder gets for granularities (...)."""
+        asked, given = (torch.tensor(knots, device=granularity.device) for knots in (self.asked, self.given))
+        right = torch.searchsorted(asked, granularity.contiguous()).clamp(1, len(asked) - 1)
+        share = (granularity - asked[right - 1]) / (asked[right] - asked[right - 1])
+        return torch.lerp(given[right - 1], given[right], share.clamp(0, 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Calibration:
+        """Return the map that `to_dict` described."""
+        return Calibration(
+            asked=tuple(values["asked"]), given=tuple(values["given"]), num_clicks=int(values["num_clicks"])
+        )
+
+
+def fit_calibration(given: Sequence[float], effective: npt.NDArray[np.float64]) -> Calibration | None:
+    """Return the map under which the mean effective granularity is what is asked for.
+
+    Args:
+        given: Granularities that the decoder got, ascending, (G,).
+        effective: Effective granularity of its answers, (clicks, G), see `metrics.dial.effective_granularity`; a click
+            without any (nan) does not count.
+
+    Returns:
+        None where no click counts or the answers do not grow at all: then there is nothing to invert.
+    """
+    counted = effective[~np.isnan(effective).any(1)]
+    if not len(counted):
+        return None
+    curve = _rising(counted.mean(0))
+    if curve[-1] - curve[0] < 1e-3:
+        return None
+    # Stretches that stand still get a slope too small to matter, so that every size has one granularity.
+    inverse = np.interp(SWEEP, curve + 1e-9 * np.arange(len(curve)), given)
+    inverse[0], inverse[-1] = MIN_GRANULARITY, MAX_GRANULARITY
+    return Calibration(asked=SWEEP, given=tuple(np.round(inverse, 6).tolist()), num_clicks=len(counted))
+
+
+def _rising(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the nearest sequence that never falls, in least squares (pool adjacent violators)."""
+    blocks: list[tuple[float, int]] = []  # mean and length
+    for value in values.tolist():
+        blocks.append((value, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (last, length), (before, longer) = blocks.pop(), blocks.pop()
+            blocks.append(((last * length + before * longer) / (length + longer), length + longer))
+    return np.concatenate([np.full(length, mean) for mean, length in blocks])
