@@ -1,6 +1,6 @@
 """Stage 1 for one image, from features to a forest of masks: divide, conquer, lift to pixels, arrange.
 
-Pure and deterministic. Next in the tour: `pseudo_labels/labeler.py`.
+Pure and deterministic. Next in the tour: `pseudo_labels/watershed.py`.
 """
 
 from __future__ import annotations

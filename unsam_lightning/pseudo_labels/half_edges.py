@@ -44,21 +44,26 @@ def contract(
     head: npt.NDArray[np.int32],
     links: npt.NDArray[np.int32],
     ends: npt.NDArray[np.int32],
+    sums: npt.NDArray[np.float64],
     seen_by: npt.NDArray[np.int32],
 ) -> None:
     """Hand the edges of `gone` to `kept`, without the edge between them and without doubling one.
 
-    `seen_by` (N,) is scratch, -1 everywhere before and after.
+    `sums` (E, C) is what edges carry: that of a doubled edge is added to the one that stays. The ends of a removed edge
+    become -1. `seen_by` (N,) is scratch, -1 everywhere before and after.
     """
     half = head[kept]
     while half != NO_EDGE:
-        seen_by[ends[half]] = kept
+        seen_by[ends[half]] = half
         half = links[half, 1]
     half = head[gone]
     while half != NO_EDGE:
         after, other = links[half, 1], ends[half]
-        if other == kept or seen_by[other] == kept:
+        if other == kept or seen_by[other] != NO_EDGE:
+            if other != kept:
+                sums[seen_by[other] >> 1] += sums[half >> 1]
             unlink(half ^ 1, other, head, links)
+            ends[half] = ends[half ^ 1] = NO_EDGE
         else:
             ends[half ^ 1] = kept
             link(half, kept, head, links)

@@ -2,18 +2,16 @@
 
 Ranks share out whole shards, a shard is written aside and renamed, and a finished shard is never made again: a killed
 run loses at most the shard in work, and the result does not depend on the number of processes.
-Next in the tour: `prompts.py`.
+Next in the tour: `benchmarks/label_candidates.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,49 +23,11 @@ from unsam_lightning.image_sample import read_image
 from unsam_lightning.manifest import Manifest, ShardInfo, read_manifest, sha256_file, write_manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pairs import MaskEntry, encode_masks
-from unsam_lightning.pseudo_labels.divide_and_conquer import DivideConquerConfig, discover_masks
-from unsam_lightning.pseudo_labels.features import Level, encoder_features
+from unsam_lightning.pseudo_labels.features import encoder_features
 from unsam_lightning.pseudo_labels.hierarchy import Forest
+from unsam_lightning.pseudo_labels.recipe import LabelRecipe, label_image, recipe_hash
 from unsam_lightning.shards import ShardReader, ShardWriter
 from unsam_lightning.sources import image_manifest
-
-#: Raised whenever the same recipe gives other labels than before.
-LABEL_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelRecipe:
-    """How pseudo-labels are made, apart from the encoder they are made with.
-
-    Args:
-        divide_level: Encoder map that is cut into instances.
-        conquer_level: Encoder map that is merged into parts.
-        divide_conquer: Thresholds and limits.
-        images_per_batch: Images encoded at a time.
-    """
-
-    divide_level: Level = "trunk16"
-    conquer_level: Level = "trunk8"
-    divide_conquer: DivideConquerConfig = field(default_factory=DivideConquerConfig)
-    images_per_batch: int = 8
-
-    def describe(self, model: UnSAM, images: Manifest) -> dict[str, Any]:
-        """Return all that the labels depend on, as plain values: a label manifest records it, its hash names them."""
-        recipe: dict[str, Any] = {
-            "version": LABEL_VERSION,
-            "images_sha256": hashlib.sha256("".join(shard.sha256 for shard in images.shards).encode()).hexdigest(),
-            "encoder": {"name": model.base_name, "sha256": model.base_sha256},
-            "divide_level": self.divide_level,
-            "conquer_level": self.conquer_level,
-            "divide_conquer": asdict(self.divide_conquer),
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(recipe))  # tuples become lists, as YAML would give them back
-        return plain
-
-
-def recipe_hash(recipe: dict[str, Any]) -> str:
-    """Return 16 hexadecimal digits that stand for a recipe."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True)
@@ -170,13 +130,12 @@ class Labeler(LightningModule):
 
     def predict_step(self, batch: LabelBatch, batch_idx: int) -> None:
         """Label some images; with the last images of a shard, write it."""
-        levels = (self.recipe.divide_level, self.recipe.conquer_level)
         frames = torch.cat([self.model.normalize(_to_tensor(image, self.device)) for image in batch.images])
+        levels = self.recipe.levels()
         features = encoder_features(self.model, frames, levels)
-        divide, conquer = (features[level].cpu() for level in levels)
-        config = self.recipe.divide_conquer
+        maps = [features[level].cpu() for level in levels]
         forests = self.pool.map(
-            lambda n: discover_masks(divide[n], conquer[n], batch.images[n], config), range(len(batch.keys))
+            lambda n: label_image([level[n] for level in maps], batch.images[n], self.recipe), range(len(batch.keys))
         )
         for key, forest in zip(batch.keys, forests, strict=True):
             self.pending.append((key, {"json": encode_forest(forest)}))

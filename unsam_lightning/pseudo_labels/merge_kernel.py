@@ -184,6 +184,7 @@ def _merge_all(
     keys = np.empty(2 * num_patches, np.float32)
     heap, size, born = np.empty(2 * num_patches, np.int32), 0, num_patches
     scratch = np.full(num_patches, -1, np.int32)
+    no_sums = np.empty((similarity.shape[0], 0))
     for patch in range(num_patches):
         partner[patch], keys[patch] = _best_owned(patch, num_patches, head, links, ends, similarity, birth)
         if partner[patch] >= 0:
@@ -204,7 +205,7 @@ def _merge_all(
                 _replace_top(heap, size, keys, owner)
                 continue
             slot_of[owner] = slot_of[partner[owner]] = -1
-            contract(one, other, head, links, ends, scratch)
+            contract(one, other, head, links, ends, no_sums, scratch)
             parent[other] = one
             norms[one] = math.sqrt(np.float64(_add_to(sums[one], sums[other])))
             birth[one], slot_of[born] = born, one

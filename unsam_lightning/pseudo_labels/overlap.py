@@ -81,6 +81,52 @@ def containments(shared: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.asarray(shared / np.maximum(np.diagonal(shared)[:, None], 1))
 
 
+@compiled
+def _keep_distinct(
+    words: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], max_iou: float, kept: npt.NDArray[np.int64]
+) -> int:
+    """Write the positions of the masks that stay into `kept` until it is full; return how many there are."""
+    areas = np.zeros(words.shape[0], np.int64)
+    count = 0
+    for mask in range(words.shape[0]):
+        if count == len(kept):
+            break
+        for row in range(rows[mask, 0], rows[mask, 1]):
+            for place in range(words.shape[2]):
+                areas[mask] += np.int64(_count_bits(words[mask, row, place]))
+        stays = areas[mask] > 0
+        for other in kept[:count]:
+            # The IoU is not above the ratio of the areas: most pairs need no look at their bits.
+            if min(areas[mask], areas[other]) <= max_iou * max(areas[mask], areas[other]):
+                continue
+            shared = np.int64(0)
+            for row in range(max(rows[mask, 0], rows[other, 0]), min(rows[mask, 1], rows[other, 1])):
+                for place in range(words.shape[2]):
+                    shared += np.int64(_count_bits(words[mask, row, place] & words[other, row, place]))
+            if shared > max_iou * (areas[mask] + areas[other] - shared):
+                stays = False
+                break
+        if stays:
+            kept[count] = mask
+            count += 1
+    return count
+
+
+def keep_distinct(masks: npt.NDArray[np.bool_], max_iou: float, max_masks: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the first masks no two of which have an IoU above `max_iou`; empty masks never stay.
+
+    Args:
+        masks: bool (N, H, W), best first: a mask goes if its IoU with an earlier one that stays is higher.
+        max_iou: In (0, 1].
+        max_masks: At most so many stay.
+    """
+    words = _pack(masks)
+    rows = np.empty((len(masks), 2), np.int64)
+    _occupied_rows(words, rows)
+    kept = np.empty(min(max_masks, len(masks)), np.int64)
+    return kept[: _keep_distinct(words, rows, max_iou, kept)]
+
+
 def connected_components(mask: npt.NDArray[np.bool_], min_area_px: int = 1) -> npt.NDArray[np.bool_]:
     """Return the 4-connected components of one mask that have at least `min_area_px` pixels.
 

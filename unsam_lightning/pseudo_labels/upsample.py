@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import granularity_scores
 from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.pseudo_labels.hierarchy import ROOT, Forest
+from unsam_lightning.pseudo_labels.overlap import connected_components
 
 
 def patch_of_pixels(
@@ -85,3 +88,40 @@ def _assign(
                     if score > best_score:
                         best, best_score = row * columns + column, score
             patches[y, x] = best
+
+
+def lift_forest(forest: Forest, image: npt.NDArray[np.uint8], color_sigma: float) -> Forest:
+    """Return a forest of a reduced image at the resolution of the image, with granularities of the new areas.
+
+    A mask is lifted by `patch_of_pixels`, cut to its parent's lifted mask and to its largest component. What is then
+    empty or as large as its parent goes, with its descendants.
+
+    Args:
+        forest: Masks (N, h, w).
+        image: uint8 RGB (H, W, 3), at least as fine.
+        color_sigma: See `patch_of_pixels`.
+    """
+    pixels = patch_of_pixels(image, (forest.masks.shape[1], forest.masks.shape[2]), color_sigma)
+    masks = np.zeros((len(forest), *pixels.shape), bool)
+    areas = np.zeros(len(forest), np.int64)
+    for n, parent in enumerate(forest.parent):
+        whole = forest.masks[n].ravel()[pixels]
+        if parent != ROOT:
+            whole &= masks[parent]
+        pieces = connected_components(whole)
+        if len(pieces) and (parent == ROOT or np.count_nonzero(pieces[0]) < areas[parent]):
+            masks[n], areas[n] = pieces[0], np.count_nonzero(pieces[0])
+    kept = np.flatnonzero(areas)
+    place = np.cumsum(areas > 0) - 1  # a kept mask's parent is kept
+    parents = forest.parent[kept]
+    trees = np.unique(forest.instance[kept], return_inverse=True)[1]
+    granularity = np.zeros(len(kept))
+    for tree in range(trees.max(initial=-1) + 1):
+        granularity[trees == tree] = granularity_scores(areas[kept][trees == tree])
+    return Forest(
+        masks=masks[kept],
+        granularity=granularity,
+        instance=trees.astype(np.int32),
+        parent=np.where(parents == ROOT, ROOT, place[parents]).astype(np.int32),
+        stage=forest.stage[kept],
+    )
