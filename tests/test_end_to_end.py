@@ -67,8 +67,12 @@ def test_benchmark_table_names_every_mode(finished: Path) -> None:
     content = json.loads((finished / "benchmark_test_000003.json").read_text())
     modes = [(row["model"], row["mode"]) for row in content["rows"]]
     assert modes == [
+        ("otsu", "bright side of the threshold, no click"),
+        ("otsu", "dark side of the threshold, no click"),
         ("base", "single mask"),
+        ("base", "its own choice of 3 masks"),
         ("base", "oracle: best of 3 masks per click"),
+        ("tuned", "automatic: the model chooses g"),
         ("tuned", "fixed g = 0.3"),
         ("tuned", "fixed g = 1"),
         ("tuned", "oracle: GraCo's choice of 10 g"),
@@ -82,10 +86,36 @@ def test_benchmark_table_names_every_mode(finished: Path) -> None:
         if "whole image" in row["mode"]:
             assert 0 <= row["ar1000"] <= 1
             assert row["noc90"] is None
+        elif row["model"] == "otsu":
+            assert 0 <= row["one_click_iou"] <= 1
+            assert row["noc90"] is None
         else:
             assert 0 <= row["one_click_iou"] <= 1
             assert 1 <= row["noc80"] <= row["noc85"] <= row["noc90"] <= 3
     assert len((finished / "benchmark_test_000003.csv").read_text().splitlines()) == 1 + len(content["rows"])
+
+
+def test_objects_dial_and_cases_lie_beside_the_table(finished: Path) -> None:
+    content = json.loads((finished / "benchmark_test_000003.json").read_text())
+    with (finished / "objects_test_000003.csv").open() as file:
+        objects = list(csv.DictReader(file))
+    for row in content["rows"]:
+        mine = [float(one["noc90"]) for one in objects if one["mode"] == row["mode"] and one["noc90"]]
+        assert not mine or np.mean(mine) == pytest.approx(row["noc90"])
+    assert content["dial"]["tiny"]["num_sweeps"] == 4
+    assert len(content["one_click_iou_at_g"]["tiny"]) == 10
+    assert len(list(finished.glob("cases_test_000003/tiny_*.png"))) == 4
+    assert not list(finished.parent.glob("unfinished"))
+
+
+def test_report_of_the_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(finished), str(finished), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64") == 8
+    assert page.count("<svg") == 4
+    assert "http" not in page
+    assert "| tuned | automatic: the model chooses g |" in (tmp_path / "page.md").read_text()
+    assert str(tmp_path / "page.html") in capsys.readouterr().out
 
 
 def test_checkpoint_holds_only_what_trained(finished: Path) -> None:

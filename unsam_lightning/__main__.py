@@ -1,9 +1,11 @@
 """The command line.
 
     python -m unsam_lightning shards PHOTOS OUT                       # images -> tar shards and a manifest
+    python -m unsam_lightning data NAME --root DIR                    # fetch and verify a benchmark
     python -m unsam_lightning label --config experiments/x.yaml       # mask-granularity pairs, without labels
     python -m unsam_lightning fit --config experiments/x.yaml         # train the adapter; makes labels where missing
     python -m unsam_lightning test --config experiments/x.yaml --ckpt_path last
+    python -m unsam_lightning report RUN [RUN ...] --out page.html    # runs side by side, with confidence intervals
     python -m unsam_lightning segment PHOTO --checkpoint CKPT --click X Y --granularity 0.3
     python -m unsam_lightning export CKPT --layout {adapter,unsamv2,sam2} --out FILE   # for other programs
     python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml   # the bundled model, from nothing
@@ -27,6 +29,14 @@ def main(args: list[str]) -> int:
             from unsam_lightning.commands import shards
 
             shards(args[1:])
+        elif command == "data":
+            from unsam_lightning.commands import data
+
+            data(args[1:])
+        elif command == "report":
+            from unsam_lightning.commands import report
+
+            report(args[1:])
         elif command == "segment":
             from unsam_lightning.commands import segment
 
@@ -51,7 +61,7 @@ def main(args: list[str]) -> int:
             print(__version__)
         else:
             raise UserError(
-                expected="a command (shards, label, fit, validate, test, segment, export, pretrain)",
+                expected="a command (shards, data, label, fit, validate, test, report, segment, export, pretrain)",
                 found=repr(command),
                 remedy="see `python -m unsam_lightning --help`",
             )

@@ -1,7 +1,7 @@
 """The command line of what needs Lightning: fit, validate, test and label, all from the same YAML.
 
 Plain classes instead of subclass mode keep the keys short: `--model.lr`, `--data.images`, `--trainer.max_steps`.
-Next in the tour: `commands.py`.
+Next in the tour: `data_command.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
-from unsam_lightning.callbacks import Checkpoints, Guard, Panels, Progress
+from unsam_lightning.callbacks import Calibrate, Checkpoints, Guard, Panels, Progress
 from unsam_lightning.checkpoint import load_adapter, read_adapter
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError, first_line
@@ -139,7 +139,7 @@ class UnSAMCLI(LightningCLI):
             own.append(Progress())
         loggers: Any = False
         if self.subcommand == "fit":
-            own += [Guard(self.run_dir), Panels(self.run_dir)]
+            own += [Guard(self.run_dir), Calibrate(), Panels(self.run_dir)]
             if config.data.val_images == 0:
                 options["limit_val_batches"] = 0
             if options["enable_checkpointing"] is not False:

@@ -1,4 +1,4 @@
-"""The commands that need no Trainer: `shards`, `export`, `segment`; the work itself is done elsewhere.
+"""The commands without a Trainer: `shards`, `data`, `report`, `export`, `segment`; the work is done elsewhere.
 
 Next in the tour: `export.py`.
 """
@@ -53,6 +53,46 @@ def shards(args: list[str]) -> None:
     given = {key: value for key, value in vars(options).items() if key not in ("images_dir", "out_dir", "verify")}
     manifest = pack_images(options.images_dir, options.out_dir, **given)
     print(f"manifest: {manifest.path}")
+
+
+def data(args: list[str]) -> None:
+    """Fetch what is public of a data set, say what a person must fetch and why, and verify what is there."""
+    parser = _Parser("python -m unsam_lightning data", description=data.__doc__)
+    parser.add_argument("name", nargs="?", help="of a manifest in data_manifests/, or the path of one; none: list them")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder for this data set")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for source file and report, by default --root")
+    parser.add_argument("--verify", action="store_true", help="download nothing, look at what is there")
+    parser.add_argument("--quick", action="store_true", help="count images or videos without opening them")
+    options = parser.parse_args(args)
+    from unsam_lightning.data_command import find_manifest, list_data, prepare_data
+
+    if options.name is None:
+        for line in list_data():
+            print(line)
+        return
+    source = find_manifest(options.name)
+    root = options.root or (source.root if options.verify else None)
+    if root is None:
+        parser.error("--root DIR is needed: where the data set is or goes")
+    path = prepare_data(source, root, out=options.out, fetch=not options.verify, quick=options.quick)
+    print(f"source file: {path}")
+
+
+def report(args: list[str]) -> None:
+    """Write one page and a Markdown table of what `test` measured: runs side by side, with confidence intervals."""
+    parser = _Parser("python -m unsam_lightning report", description=report.__doc__)
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; others are compared with the first"
+    )
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page; the Markdown goes beside it")
+    options = parser.parse_args(args)
+    if options.out.suffix != ".html":
+        parser.error(f"--out must end in .html, found {options.out}")
+    from unsam_lightning.report.page import write_report
+    from unsam_lightning.report.runs import read_runs
+
+    for path in write_report(read_runs(options.runs), options.out):
+        print(path)
 
 
 def export(args: list[str]) -> None:

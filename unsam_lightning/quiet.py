@@ -1,6 +1,6 @@
 """Advice of the libraries that does not apply here, silenced, each for the reason beside it.
 
-Next in the tour: `cli.py`.
+Next in the tour: `report/bootstrap.py`.
 """
 
 from __future__ import annotations

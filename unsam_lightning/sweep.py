@@ -3,7 +3,7 @@
     decoded = decode_sweep(model, model.encode(image), clicks, labels, [0.1, 0.3, 0.6, 1.0])
     decoded.masks                                                        # (P, 4, h, w)
 
-Next in the tour: `automatic.py`.
+Next in the tour: `one_image.py`.
 """
 
 from __future__ import annotations

@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import torch
 
+from unsam_lightning.benchmarks.baselines import otsu_masks
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, evaluate_sample
+from unsam_lightning.benchmarks.objects import object_rows
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.tables import tabulate
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 
-CONFIG = EvaluationConfig(fixed=(0.5,), max_clicks=2, points_per_side=2, prompts_per_pass=16)
+CONFIG = EvaluationConfig(fixed=(0.5,), max_clicks=2, points_per_side=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +38,15 @@ def test_image_is_encoded_once_and_everything_is_measured(
     result = evaluate_sample(model, sample, CONFIG, dataset="set", index=4)
     assert encoded == [1]
     assert (result.dataset, result.index, result.key, result.num_masks) == ("set", 4, "key", 2)
-    assert len(result.sessions) == 2 * 12
+    assert len(result.sessions) == 2 * 13
+    assert result.area_px == {"a": 625, "b": 225}
     assert set(result.recall) == {"base", "tuned", "tuned g = 0.5"}
-    assert all(0 <= recall["AR@1000"] <= 1 for recall in result.recall.values())
-    rows = tabulate([result], fixed=CONFIG.fixed, max_clicks=CONFIG.max_clicks, target=CONFIG.target)
+    # 2 masks at 10 IoU thresholds, 4 area ranges and 4 numbers of proposals.
+    assert all(state["num_masks"] == [2, 2, 0, 0] for state in result.recall.values())
+    assert np.shape(result.recall["base"]["recalled"]) == (10, 4, 4)
+    assert result.dial["num_sweeps"] == 2
+    assert set(result.otsu) == {"a", "b"}
+    rows = tabulate([result], object_rows([result], CONFIG), CONFIG)
     assert all(row.num_masks == 2 for row in rows)
     # Plain values: it travels between ranks.
     assert all(type(value) in (int, float) for one in result.sessions for value in one.ious)
@@ -66,7 +73,25 @@ def test_parts_are_left_out_on_demand(model: UnSAM, sample: EvalSample) -> None:
     assert evaluate_sample(model, sample, dataclasses.replace(CONFIG, points_per_side=0)).recall == {}
     empty = EvalSample(key="e", image=sample.image, masks=sample.masks[:0], ids=[])
     result = evaluate_sample(model, empty, CONFIG)
-    assert (result.num_masks, result.sessions, result.recall) == (0, [], {})
+    assert (result.num_masks, result.sessions, result.recall, result.dial) == (0, [], {}, {})
+
+
+def test_masks_without_a_pixel_are_left_out_and_named(model: UnSAM, sample: EvalSample) -> None:
+    masks = np.concatenate([sample.masks[:1], -np.ones((1, 40, 50), np.int8), sample.masks[1:]])
+    odd = dataclasses.replace(sample, masks=masks, ids=["a", "nothing", "b"])
+    result = evaluate_sample(model, odd, CONFIG)
+    assert result.remarks == [("nothing", "no pixel of the object", "left out", False)]
+    expected = evaluate_sample(model, sample, CONFIG)
+    assert dataclasses.replace(result, remarks=[]) == expected
+
+
+def test_otsu_sides_by_hand() -> None:
+    image = np.full((10, 10, 3), 30, dtype=np.uint8)
+    image[:5, :6] = 220
+    sides = otsu_masks(image)
+    assert sides["bright"].sum() == 30
+    assert sides["bright"][:5, :6].all()
+    assert (sides["dark"] == ~sides["bright"]).all()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +100,7 @@ def test_parts_are_left_out_on_demand(model: UnSAM, sample: EvalSample) -> None:
         ({"fixed": (0.5, 0.25)}, "fixed granularity 0.25"),
         ({"target": 0.85}, "target 0.85, below 0.9"),
         ({"max_clicks": 0}, "max_clicks 0"),
-        ({"prompts_per_pass": 0, "points_per_side": -1}, "prompts_per_pass 0; points_per_side -1"),
+        ({"memory_gb": 0.0, "points_per_side": -1}, "points_per_side -1; memory_gb 0.0"),
     ],
 )
 def test_config_that_no_table_could_be_made_of_is_refused(options: dict[str, Any], found: str) -> None:

@@ -1,17 +1,22 @@
 """Lock-step sessions against the same sessions run one by one."""
 
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
+from unsam_lightning.benchmarks import budget, interactive
 from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.decoder import Decoded
+from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.clicker import Click, Clicker
 from unsam_lightning.metrics.interactive import click_session
+from unsam_lightning.pairs import decode_masks
 
 HEIGHT, WIDTH, FRAME = 48, 80, 64
 
@@ -22,8 +27,9 @@ class DiscModel:
     So its answer depends on all clicks, their order and labels, the granularity and the mask prompt.
     """
 
-    image_size = FRAME
+    image_size, mask_size = FRAME, FRAME // 4
     device = torch.device("cpu")
+    sam = SimpleNamespace(sam_mask_decoder=SimpleNamespace(transformer_dim=32))
 
     def __init__(self) -> None:
         self.passes: list[tuple[int, int]] = []
@@ -83,11 +89,11 @@ def one_by_one(gt: np.ndarray, method: str, granularity: float | None, max_click
             torch.tensor([[float(positive) for _, _, positive in clicks]]),
             None if granularity is None else torch.tensor([granularity]),
             masks=previous,
-            multimask=method == "base_best_of_three",
+            multimask=method in ("base_own_choice", "base_best_of_three"),
         )
         large = torch.nn.functional.interpolate(decoded.masks, (HEIGHT, WIDTH), mode="bilinear")[0]
         ious = [Clicker(gt).iou((mask > 0).numpy()) for mask in large]
-        best = int(np.argmax(ious))
+        best = int(decoded.iou.argmax()) if method == "base_own_choice" else int(np.argmax(ious))
         previous = decoded.masks[:, best : best + 1]
         return large[best].sigmoid().numpy()
 
@@ -101,33 +107,61 @@ def by_name(results: list[SessionResult]) -> dict[tuple[str, str, float | None],
 
 @pytest.mark.parametrize("target", [0.75, 0.95])
 def test_lock_step_equals_one_by_one(sample: EvalSample, target: float) -> None:
-    found = by_name(
-        evaluate_interactive(DiscModel(), "embedding", sample, fixed=(0.3, 1.0), max_clicks=6, target=target)
-    )
-    assert len(found) == 3 * (2 + 10)
+    results = evaluate_interactive(DiscModel(), "embedding", sample, fixed=(0.3, 1.0), max_clicks=6, target=target)
+    found = by_name(results)
+    automatic = {(result.mask_id, result.granularity) for result in results if result.is_automatic}
+    assert {mask_id for mask_id, _ in automatic} == {"m0", "m1", "m2"}
+    assert len(automatic) == 3
+    assert len(found) == 3 * (3 + 10)
     cut = 0
     for n, gt in enumerate(sample.masks):
-        for method in ("base_single", "base_best_of_three"):
+        for method in ("base_single", "base_own_choice", "base_best_of_three"):
             assert found[f"m{n}", method, None] == one_by_one(gt, method, None, 6, target)
         sweep = {g: one_by_one(gt, "tuned", g, 6, target) for g in SWEEP}
         first = min(len(ious) if ious[-1] >= target else 6 for ious in sweep.values())
         for g, ious in sweep.items():
-            expected = ious if g in (0.3, 1.0) else ious[:first]
+            expected = ious if g in (0.3, 1.0) or (f"m{n}", g) in automatic else ious[:first]
             cut += len(ious) - len(expected)
             assert found[f"m{n}", "tuned", g] == expected
     assert cut > 0 or target > 0.9  # the rule had something to do
     assert len({tuple(ious) for ious in found.values()}) > 10
 
 
-@pytest.mark.parametrize("prompts_per_pass", [1, 4, 7])
-def test_size_of_a_pass_changes_nothing_but_the_passes(sample: EvalSample, prompts_per_pass: int) -> None:
+def test_memory_changes_nothing_but_the_passes(sample: EvalSample, monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = DiscModel(), DiscModel()
     expected = evaluate_interactive(large, "embedding", sample, max_clicks=4)
-    found = evaluate_interactive(small, "embedding", sample, max_clicks=4, prompts_per_pass=prompts_per_pass)
+    # Half of it is enough for two objects at a time, the other half for seven prompts in a pass.
+    monkeypatch.setattr(budget, "prompt_bytes", lambda *_: 20_000)
+    found = evaluate_interactive(small, "embedding", sample, max_clicks=4, memory_gb=2 * 7 * 20_000 / 1e9)
     assert found == expected
-    assert max(prompts for prompts, _ in small.passes) <= prompts_per_pass
-    assert large.passes[:3] == [(3, 1), (3, 1), (30, 1)]  # all sessions of a method at once
+    assert max(prompts for prompts, _ in small.passes) == 7
+    assert small.passes[:6] == [(2, 1), (2, 1), (2, 1), (7, 1), (7, 1), (6, 1)]
+    assert large.passes[:4] == [(3, 1), (3, 1), (3, 1), (30, 1)]  # all sessions of a method at once
     assert max(clicks for _, clicks in large.passes) == 4
+
+
+def test_too_little_memory_is_refused(sample: EvalSample) -> None:
+    with pytest.raises(UserError, match="for one prompt on an image of 80 x 48 pixels"):
+        evaluate_interactive(DiscModel(), "embedding", sample, memory_gb=1e-5)
+
+
+def test_first_click_is_noted_and_the_sweep_handed_on(sample: EvalSample) -> None:
+    heard: list[tuple[int, tuple[int, ...], Click]] = []
+    results = evaluate_interactive(
+        DiscModel(),
+        "embedding",
+        sample,
+        max_clicks=2,
+        on_sweep=lambda number, masks, click: heard.append((number, masks.shape, click)),
+    )
+    expected = [Clicker(mask).next_click(np.zeros((HEIGHT, WIDTH), dtype=bool)) for mask in sample.masks]
+    assert heard == [(n, (10, HEIGHT, WIDTH), click) for n, click in enumerate(expected)]
+    for result in results:
+        assert result.first_click == expected[int(result.mask_id[1:])][:2]
+        assert (result.first_mask is not None) == (result.is_automatic or result.method == "base_single")
+        if result.first_mask:
+            mask = decode_masks([result.first_mask], HEIGHT, WIDTH)[0]
+            assert Clicker(sample.masks[int(result.mask_id[1:])]).iou(mask) == pytest.approx(result.ious[0], abs=1e-6)
 
 
 def test_only_the_methods_asked_for(sample: EvalSample) -> None:
@@ -169,12 +203,16 @@ def covering(share: float) -> np.ndarray:
     return mask
 
 
-def painted_sessions(rising: dict[float, list[float]], **options: Any) -> dict[float, list[float]]:
+def painted_sessions(rising: dict[float, list[float]], chosen: float = 0.5, **options: Any) -> dict[float, list[float]]:
+    """The sessions of one object; `chosen` is what the model chooses by itself."""
     model = PaintedModel({g: [covering(s) for s in rising.get(g, [0.1] * 4)] for g in SWEEP})
     sample = EvalSample(
         key="k", image=np.zeros((16, 16, 3), np.uint8), masks=covering(1.0)[None].astype(np.int8), ids=["m"]
     )
-    results = evaluate_interactive(model, "embedding", sample, methods=("tuned",), max_clicks=4, **options)
+    choice = torch.tensor([SWEEP.index(chosen)])
+    with mock.patch.object(interactive, "choose_granularity", return_value=choice):
+        results = evaluate_interactive(model, "embedding", sample, methods=("tuned",), max_clicks=4, **options)
+    assert [r.granularity for r in results if r.is_automatic] == [chosen]
     return {r.granularity: np.round(r.ious, 6).tolist() for r in results}
 
 
@@ -191,6 +229,13 @@ def test_sweep_ends_when_one_granularity_arrives_but_fixed_ones_go_on() -> None:
     assert found[0.8] == [0.2, 0.3, 0.4, 0.5]
     assert found[1.0] == [0.1, 0.2, 0.91]
     assert all(found[g] == [0.1, 0.1] for g in (0.1, 0.2, 0.3, 0.4, 0.6, 0.9))
+
+
+def test_what_the_model_chose_goes_on() -> None:
+    rising = {0.5: [0.92], 0.2: [0.1, 0.2, 0.3, 0.4]}
+    found = painted_sessions(rising, chosen=0.2, fixed=())
+    assert found[0.2] == [0.1, 0.2, 0.3, 0.4]
+    assert found[0.3] == [0.1]
 
 
 def test_exactly_the_target_ends_a_session() -> None:

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -8,23 +9,36 @@ import re
 import numpy as np
 import pytest
 
-from unsam_lightning.benchmarks.evaluate import ImageResult
+from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
 from unsam_lightning.benchmarks.interactive import SessionResult
-from unsam_lightning.benchmarks.tables import Row, tabulate, to_csv, to_json
+from unsam_lightning.benchmarks.objects import object_rows, objects_from_csv, objects_to_csv
+from unsam_lightning.benchmarks.tables import Row, dial_numbers, iou_by_granularity, remarks, tabulate, to_csv, to_json
+from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
-from unsam_lightning.metrics.proposals import average_recall_of_masks
+from unsam_lightning.metrics.dial import Dial
+from unsam_lightning.metrics.proposals import AverageRecall, average_recall_of_masks
 from unsam_lightning.pairs import encode_masks
 
-OPTIONS = {"fixed": (1.0,), "max_clicks": 3, "target": 0.9}
+CONFIG = EvaluationConfig(fixed=(1.0,), max_clicks=3, target=0.9)
+
+
+def rows_of(results: list[ImageResult], config: EvaluationConfig = CONFIG) -> list[Row]:
+    return tabulate(results, object_rows(results, config), config)
 
 
 def sessions_of(
     mask_id: str, single: list[float], three: list[float], sweep: dict[float, list[float]], rest: list[float]
 ) -> list[SessionResult]:
-    judged = [("base_single", None, single), ("base_best_of_three", None, three)]
+    judged = [("base_single", None, single), ("base_own_choice", None, single), ("base_best_of_three", None, three)]
     judged += [("tuned", g, sweep.get(g, rest)) for g in SWEEP]
     return [
-        SessionResult(mask_id=mask_id, method=method, granularity=g, ious=np.array(ious, dtype=np.float32).tolist())
+        SessionResult(
+            mask_id=mask_id,
+            method=method,
+            granularity=g,
+            ious=np.array(ious, dtype=np.float32).tolist(),
+            is_automatic=g == 1.0,
+        )
         for method, g, ious in judged
     ]
 
@@ -47,15 +61,17 @@ def table(rows: list[Row]) -> dict[tuple[str, str], tuple[float | None, ...]]:
 
 
 def test_rows_by_hand(results: list[ImageResult]) -> None:
-    rows = table(tabulate(results, **OPTIONS))
+    rows = table(rows_of(results))
     expected = {
         ("base", "single mask"): ((0.5 + 0.95) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
         ("base", "oracle: best of 3 masks per click"): ((0.8 + 0.91) / 2, 1, (2 + 1) / 2, (2 + 1) / 2),
+        ("base", "its own choice of 3 masks"): ((0.5 + 0.95) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
+        ("tuned", "automatic: the model chooses g"): ((0.3 + 0.97) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
         ("tuned", "fixed g = 1"): ((0.3 + 0.97) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
         ("tuned", "oracle: GraCo's choice of 10 g"): ((0.5 + 0.97) / 2, 1.5, 1.5, 1.5),
         ("tuned", "oracle: best of 10 g per metric"): ((0.85 + 0.97) / 2, 1, 1, 1.5),
     }
-    assert list(rows) == list(expected)
+    assert set(rows) == set(expected)
     for key, numbers in expected.items():
         assert rows[key][:4] == pytest.approx(numbers, abs=1e-6), key
         assert rows[key][4] is None
@@ -63,15 +79,15 @@ def test_rows_by_hand(results: list[ImageResult]) -> None:
 
 def test_order_of_results_does_not_matter(results: list[ImageResult]) -> None:
     other = [ImageResult(dataset="before", index=0, key="x", num_masks=1, sessions=results[0].sessions)]
-    expected = tabulate(results + other, **OPTIONS)
-    assert [row.dataset for row in expected] == ["before"] * 5 + ["set"] * 5
+    expected = rows_of(results + other)
+    assert [row.dataset for row in expected] == ["before"] * 7 + ["set"] * 7
     for order in itertools.permutations(results + other):
-        assert tabulate(list(order), **OPTIONS) == expected
+        assert rows_of(list(order)) == expected
 
 
 def test_recall_is_the_data_sets_not_the_images_mean() -> None:
     rng = np.random.default_rng(0)
-    samples, images = [], []
+    samples, images, per_image = [], [], []
     for index, count in enumerate((1, 4)):
         masks = rng.random((count, 24, 24)) < 0.3
         proposals = np.concatenate(
@@ -81,46 +97,53 @@ def test_recall_is_the_data_sets_not_the_images_mean() -> None:
         scores = rng.random(len(coco)).tolist()
         samples.append((masks, coco, scores))
         sessions = [s for n in range(count) for s in sessions_of(f"m{n}", [0.95], [0.95], {}, [0.95])]
-        recall = {"tuned": average_recall_of_masks([samples[-1]])}
+        metric = AverageRecall()
+        metric.update(*samples[-1])
+        recall = {"tuned": {name: value.tolist() for name, value in metric.metric_state.items()}}
+        per_image.append(average_recall_of_masks([samples[-1]])["AR@1000"])
         images.append(
             ImageResult(dataset="set", index=index, key="", num_masks=count, sessions=sessions, recall=recall)
         )
-    row = tabulate(images, **OPTIONS)[-1]
+    row = rows_of(images)[-1]
+    expected = average_recall_of_masks(samples, (1, 10, 100, 1000))
+    assert [row.ar1, row.ar10, row.ar100] == pytest.approx([expected[f"AR@{k}"] for k in (1, 10, 100)])
+    assert row.ar1000_small == pytest.approx(expected["ARs@1000"])
+    assert row.ar1000_large is None  # there is no large mask
     assert row.mode == "whole image, grid: union of 10 g"
     assert row.ar1000 == pytest.approx(average_recall_of_masks(samples)["AR@1000"])
-    assert 0 < row.ar1000 != pytest.approx(np.mean([image.recall["tuned"]["AR@1000"] for image in images]))
+    assert 0 < row.ar1000 != pytest.approx(np.mean(per_image))
     assert row.num_masks == 5
 
 
 def test_images_and_data_sets_without_masks(results: list[ImageResult]) -> None:
     empty = ImageResult(dataset="set", index=9, key="e", num_masks=0, sessions=[])
-    assert tabulate([*results, empty], **OPTIONS) == tabulate(results, **OPTIONS)
-    assert tabulate([empty], **OPTIONS) == []
-    assert tabulate([], **OPTIONS) == []
+    assert rows_of([*results, empty]) == rows_of(results)
+    assert rows_of([empty]) == []
+    assert rows_of([]) == []
 
 
 def test_image_measured_twice_is_our_defect(results: list[ImageResult]) -> None:
     with pytest.raises(AssertionError, match="twice"):
-        tabulate([*results, results[0]], **OPTIONS)
+        rows_of([*results, results[0]])
 
 
 def test_same_mask_ids_in_other_images_are_other_masks(results: list[ImageResult]) -> None:
-    assert {row.num_masks for row in tabulate(results, **OPTIONS)} == {2}
+    assert {row.num_masks for row in rows_of(results)} == {2}
 
 
 def test_log_names_are_unique_and_plain(results: list[ImageResult]) -> None:
-    rows = tabulate(results, **{**OPTIONS, "fixed": (1.0,)})
+    rows = rows_of(results)
     names = [name for row in rows for name in row.metrics()]
-    assert len(set(names)) == len(names) == 5 * 4
+    assert len(set(names)) == len(names) == 7 * 7
     assert all(
-        re.fullmatch(r"bench/set/(?:base|tuned)/[a-z0-9_.]+/(?:one_click_iou|noc80|noc85|noc90)", name)
+        re.fullmatch(r"bench/set/(?:base|tuned)/[a-z0-9_.]+/(?:one_click_iou|(?:noc|failures)(?:80|85|90))", name)
         for name in names
     )
     assert rows[0].metrics()["bench/set/base/single_mask/noc90"] == 2.0
 
 
 def test_csv_and_json_hold_the_rows(results: list[ImageResult]) -> None:
-    rows = tabulate(results, **OPTIONS)
+    rows = rows_of(results)
     random.Random(0).shuffle(rows)
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [(line["model"], line["mode"]) for line in read] == [(row.model, row.mode) for row in rows]
@@ -129,3 +152,73 @@ def test_csv_and_json_hold_the_rows(results: list[ImageResult]) -> None:
     content = json.loads(to_json(rows, {"step": 5}))
     assert content["about"] == {"step": 5}
     assert [Row(**row) for row in content["rows"]] == rows
+
+
+def test_failures_are_counted_and_noc95_needs_its_target(results: list[ImageResult]) -> None:
+    single = next(row for row in rows_of(results) if row.mode == "single mask")
+    assert (single.failures80, single.failures85, single.failures90) == (1.0, 1.0, 1.0)  # reached with the last click
+    assert single.noc95 is None
+    config = EvaluationConfig(fixed=(1.0,), max_clicks=3, target=0.95)
+    ious = [0.5, 0.91, 0.96]
+    high = ImageResult(
+        dataset="set", index=0, key="", num_masks=1, sessions=sessions_of("a", ious, ious, {0.1: ious, 1.0: ious}, ious)
+    )
+    assert {row.noc95 for row in rows_of([high], config)} == {3.0}
+
+
+def test_rows_of_objects_are_read_as_written(results: list[ImageResult]) -> None:
+    rows = object_rows(results, CONFIG)
+    assert objects_from_csv(objects_to_csv(rows), "x.csv") == rows
+    # 3 of the base, automatic, 10 fixed, 2 oracles; for each of two objects.
+    assert len(rows) == 2 * 16
+    graco = next(row for row in rows if "GraCo" in row.mode)
+    assert (graco.granularity, graco.ious) == (0.1, pytest.approx([0.5, 0.92]))
+    assert graco.numbers == {"noc80": 2, "noc85": 2, "noc90": 2, "failures80": 0, "failures85": 0, "failures90": 0}
+    asked_once = next(row for row in rows if row.mode == "fixed g = 0.2")
+    assert (asked_once.ious, asked_once.numbers) == ([pytest.approx(0.85)], {})
+    assert not [row for row in rows_of(results) if row.mode == "fixed g = 0.2"]
+
+
+def test_other_tables_of_objects_are_refused() -> None:
+    with pytest.raises(UserError, match=r"in x\.csv; found KeyError"):
+        objects_from_csv("a,b\n1,2\n", "x.csv")
+
+
+def test_otsu_has_rows_without_clicks(results: list[ImageResult]) -> None:
+    with_otsu = [dataclasses.replace(result, otsu={"a": {"bright": 0.25, "dark": 0.5}}) for result in results]
+    rows = [row for row in rows_of(with_otsu) if row.model == "otsu"]
+    assert [(row.one_click_iou, row.noc90) for row in rows] == [(0.25, None), (0.5, None)]
+
+
+def test_iou_by_granularity_by_hand(results: list[ImageResult]) -> None:
+    curve = iou_by_granularity(object_rows(results, CONFIG))["set"]
+    assert list(curve) == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]
+    assert (curve["0.1"], curve["0.2"]) == pytest.approx(((0.5 + 0.6) / 2, (0.85 + 0.2) / 2))
+
+
+def test_dial_adds_up_over_images(results: list[ImageResult]) -> None:
+    rng = np.random.default_rng(0)
+    whole, with_dial = Dial(), []
+    for result in results:
+        sweep, part = rng.random((10, 8, 8)) < np.linspace(0.1, 0.9, 10)[:, None, None], Dial()
+        for dial in (whole, part):
+            dial.update(sweep)
+        state = {name: value.tolist() for name, value in part.metric_state.items()}
+        with_dial.append(dataclasses.replace(result, dial=state))
+    found = dial_numbers(with_dial[::-1])["set"]
+    expected = whole.compute()
+    assert found["num_sweeps"] == 2
+    assert found["stability"] is None  # nan: no moved click
+    assert found["calibration_error"] == pytest.approx(expected["calibration_error"], abs=1e-12)
+    assert dial_numbers(results) == {"set": {}}
+
+
+def test_what_was_odd_is_counted(results: list[ImageResult]) -> None:
+    odd = [("m", "box one pixel short", "w 3", True), ("n", "empty", "", False), ("o", "empty", "", False)]
+    found = remarks([dataclasses.replace(results[0], remarks=odd), results[1]], max_examples=1)
+    assert found == {
+        "set": {
+            "box one pixel short": {"num_masks": 1, "num_left_out": 0, "examples": ["0 m w 3"]},
+            "empty": {"num_masks": 2, "num_left_out": 2, "examples": ["0 n"]},
+        }
+    }

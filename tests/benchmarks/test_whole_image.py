@@ -1,11 +1,19 @@
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from unsam_lightning.benchmarks.budget import prompt_bytes
 from unsam_lightning.benchmarks.sample import EvalSample
-from unsam_lightning.benchmarks.whole_image import Proposals, proposal_recall, propose_masks, suppress_masks
+from unsam_lightning.benchmarks.whole_image import (
+    Proposals,
+    proposal_recall,
+    propose_masks,
+    stability,
+    suppress_masks,
+)
 from unsam_lightning.decoder import Decoded, Embedding
 from unsam_lightning.model import UnSAM
 
@@ -36,6 +44,17 @@ def test_only_masks_that_stay_suppress() -> None:
 def test_equal_scores_keep_the_earlier() -> None:
     masks = row_masks((0, 10), (0, 10), (20, 30))
     assert suppress_masks(masks, torch.ones(3), 0.7).tolist() == [0, 2]
+
+
+def test_at_most_so_many_stay() -> None:
+    masks = row_masks((0, 10), (12, 20), (22, 30), (0, 10))
+    assert suppress_masks(masks, torch.tensor([0.1, 0.2, 0.3, 0.4]), 0.7, 3).tolist() == [3, 2, 1]
+
+
+def test_stability_by_hand() -> None:
+    mask = torch.tensor([[[3.0, 0.5, -0.5, -3.0]], [[-3.0, -3.0, -3.0, -3.0]], [[2.0, 2.0, -2.0, -2.0]]])
+    # Above 1: one pixel; above -1: three. Nothing at all: 0. The same at both thresholds: 1.
+    assert stability(mask).tolist() == pytest.approx([1 / 3, 0.0, 1.0])
 
 
 def test_nothing_stays_of_nothing() -> None:
@@ -91,8 +110,10 @@ def test_proposals_are_sorted_distinct_and_not_empty(
     assert iou.max() <= 0.6
     fewer = candidates.distinct(max_iou=0.6, max_masks=2)
     assert torch.equal(fewer.logits, proposals.logits[:2])
-    in_parts = propose_masks(*nano, granularities=granularities, points_per_side=4, prompts_per_pass=5)
-    torch.testing.assert_close(in_parts.scores, candidates.scores, atol=1e-4, rtol=1e-4)
+    in_parts = propose_masks(
+        *nano, granularities=granularities, points_per_side=4, memory_gb=5 * prompt_bytes(nano[0], 0, 0) / 1e9
+    )
+    torch.testing.assert_close(in_parts.scores, candidates.scores, atol=2e-3, rtol=0)
 
 
 EMPTY = Embedding(torch.zeros(1, 8, 4, 4), (torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 8, 8)))
@@ -101,15 +122,16 @@ EMPTY = Embedding(torch.zeros(1, 8, 4, 4), (torch.zeros(1, 1, 16, 16), torch.zer
 class Recorder:
     """Notes what it is asked; answers with a mask of one pixel of its own for each prompt."""
 
-    image_size, device = 64, torch.device("cpu")
+    image_size, mask_size, device = 64, 16, torch.device("cpu")
+    sam = SimpleNamespace(sam_mask_decoder=SimpleNamespace(transformer_dim=8))
 
     def __init__(self) -> None:
         self.asked: list[tuple[float, ...]] = []
 
     def decode(
-        self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any, *rest: Any
+        self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any, masks: Any, multimask: bool
     ) -> Decoded:
-        multimask: bool = rest[-1]
+        assert masks is None
         assert (labels == 1).all()
         assert multimask == (granularity is None)
         wanted = [None] * len(points) if granularity is None else np.round(granularity.tolist(), 3).tolist()
@@ -124,7 +146,9 @@ class Recorder:
 
 def test_every_point_is_asked_at_every_granularity() -> None:
     model = Recorder()
-    proposals = propose_masks(model, EMPTY, granularities=(0.1, 0.5, 1.0), points_per_side=2, prompts_per_pass=5)
+    proposals = propose_masks(
+        model, EMPTY, granularities=(0.1, 0.5, 1.0), points_per_side=2, memory_gb=5 * prompt_bytes(model, 0, 0) / 1e9
+    )
     assert sorted(model.asked) == sorted((x, y, g) for x in (16, 48) for y in (16, 48) for g in (0.1, 0.5, 1.0))
     assert len(proposals.scores) == 12
     assert [round(g, 3) for *_, g in model.asked] == pytest.approx(proposals.granularity.tolist())
@@ -137,14 +161,21 @@ def test_every_point_is_asked_at_every_granularity() -> None:
     assert one.asked == [(32, 32, 0.3)]
 
 
+def test_stability_ranks_on_demand(nano: tuple[UnSAM, Embedding]) -> None:
+    plain, ranked = (propose_masks(*nano, points_per_side=2, stability_power=power) for power in (0.0, 2.0))
+    expected = plain.scores * stability(plain.logits) ** 2
+    torch.testing.assert_close(ranked.scores, expected, atol=2e-3, rtol=0)
+    assert not torch.equal(ranked.scores, plain.scores)
+
+
 def test_recall_of_proposals() -> None:
     masks = np.zeros((2, 16, 16), dtype=np.int8)
     masks[0, :8, :8], masks[1, 9:, 9:] = 1, 1
     sample = EvalSample(key="k", image=np.zeros((16, 16, 3), np.uint8), masks=masks, ids=["a", "b"])
     logits = torch.from_numpy(np.where(masks == 1, 1.0, -1.0)).float()
-    perfect = proposal_recall(Proposals(logits, torch.tensor([0.9, 0.8]), torch.ones(2)), sample)
+    perfect = proposal_recall(Proposals(logits, torch.tensor([0.9, 0.8]), torch.ones(2)), sample).compute()
     assert (perfect["AR@1"], perfect["AR@1000"]) == (0.5, 1.0)
-    half = proposal_recall(Proposals(logits[:1], torch.tensor([0.9]), torch.ones(1)), sample)
+    half = proposal_recall(Proposals(logits[:1], torch.tensor([0.9]), torch.ones(1)), sample).compute()
     assert half["AR@1000"] == 0.5
-    none = proposal_recall(Proposals(logits[:0], torch.zeros(0), torch.zeros(0)), sample)
+    none = proposal_recall(Proposals(logits[:0], torch.zeros(0), torch.zeros(0)), sample).compute()
     assert none["AR@1000"] == 0.0

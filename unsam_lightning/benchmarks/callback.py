@@ -1,34 +1,90 @@
-"""Gathers the benchmark results of all ranks and reports them: terminal, JSON, CSV, every logger.
+"""Gathers the benchmark results of all ranks and reports them: terminal, files in the run folder, every logger.
 
 Next in the tour: `datamodule.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from unsam_lightning.aside import write_text_aside
+from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.benchmarks.cases import choose_cases, draw_case
 from unsam_lightning.benchmarks.evaluate import ImageResult
-from unsam_lightning.benchmarks.tables import METRICS, Row, tabulate, to_csv, to_json
+from unsam_lightning.benchmarks.kept import KeptResults, fingerprint
+from unsam_lightning.benchmarks.objects import object_rows, objects_to_csv
+from unsam_lightning.benchmarks.tables import (
+    Row,
+    boundary_numbers,
+    dial_numbers,
+    iou_by_granularity,
+    remarks,
+    tabulate,
+    to_csv,
+    to_json,
+)
+
+#: Columns of the printed table: the row's field, the heading, whether it is a share, printed in per cent.
+_PRINTED = (
+    ("one_click_iou", "1-IoU %", True),
+    ("noc80", "NoC80", False),
+    ("noc85", "NoC85", False),
+    ("noc90", "NoC90", False),
+    ("ar1000", "AR1000 %", True),
+)
+
+#: The dial's numbers that are printed; all are in the JSON file.
+_PRINTED_DIAL = (
+    "calibration_error",
+    "monotone_steps",
+    "rising_steps",
+    "nesting",
+    "coverage75",
+    "recall75",
+    "stability",
+)
 
 
 class BenchmarkCallback(Callback):
     """Reports `validate`, `test` and the validations of `fit`.
 
+    Writes `benchmark_<stage>_<step>.json` and `.csv` (the tables; the JSON also has the dial's numbers, IoU by
+    granularity and what was odd in the data), `objects_<stage>_<step>.csv` (a row for each object and mode), and
+    `cases_<stage>_<step>/` (pictures). Until then each image's result is kept in `unfinished/` beside the run folders:
+    the same command started again goes on from there.
+
     Args:
-        run_dir: Where `benchmark_<stage>_<step>.json` and `.csv` are written.
+        run_dir: The run's folder.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.results: list[ImageResult] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find what an interrupted evaluation of the same model has measured already."""
+        self._keep(trainer, module, "validate")
+
+    def on_test_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find what an interrupted evaluation of the same model has measured already."""
+        self._keep(trainer, module, "test")
+
+    def _keep(self, trainer: Trainer, module: Any, stage: str) -> None:
+        self.results = []
+        # The last digits of a result depend on how it was computed. The stage keeps the folders of two that follow each
+        # other apart: one rank may begin the second while another still removes the first's.
+        about = (stage, str(trainer.precision), module.device.type, module.compile_model)
+        name = fingerprint(module.model, module.evaluation, about)
+        module.kept = KeptResults(self.run_dir.parent / "unfinished" / name)
 
     def on_validation_batch_end(
         self,
@@ -46,44 +102,76 @@ class BenchmarkCallback(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Report the validation."""
-        self._report(trainer, module, "validate")
+        self._report(trainer, module, "validate", trainer.val_dataloaders)
 
     def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Report the test."""
-        self._report(trainer, module, "test")
+        self._report(trainer, module, "test", trainer.test_dataloaders)
 
-    def _report(self, trainer: Trainer, module: Any, stage: str) -> None:
+    def _report(self, trainer: Trainer, module: Any, stage: str, loader: Any) -> None:
         gathered: list[Any] = [None] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(gathered, self.results)
         else:
             gathered = [self.results]
         self.results = []
-        config = module.evaluation
-        rows = tabulate(
-            [result for part in gathered for result in part],
-            fixed=config.fixed,
-            max_clicks=config.max_clicks,
-            target=config.target,
-        )
-        if not trainer.is_global_zero or not rows:
+        results = [result for part in gathered for result in part]
+        if not trainer.is_global_zero:
             return
-        numbers = {key: value for row in rows for key, value in row.metrics().items()}
+        objects = object_rows(results, module.evaluation)
+        if not objects:
+            return
+        rows = tabulate(results, objects, module.evaluation)
+        dial, curves, boundaries = dial_numbers(results), iou_by_granularity(objects), boundary_numbers(results)
         # In `fit` the Trainer counts; in `test` of a checkpoint it stands at 0 and the checkpoint knows.
         trained_steps = trainer.global_step or module.trained_steps
         step = f"{stage}_{trained_steps:06d}"
+        numbers = {key: value for row in rows for key, value in row.metrics().items()}
+        for dataset, found in dial.items():
+            numbers |= {f"bench/{dataset}/dial/{key}": value for key, value in found.items() if value is not None}
+        for dataset, values in boundaries.items():
+            numbers |= {f"bench/{dataset}/boundaries/{key}": value for key, value in values.items()}
+        for dataset, curve in curves.items():
+            numbers |= {f"bench/{dataset}/one_click_iou_at_g/{g}": value for g, value in curve.items()}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trained_steps)
         about = {
             "step": trained_steps,
             "base": {"name": module.model.base_name, "sha256": module.model.base_sha256},
             "precision": trainer.precision,
-            "evaluation": asdict(config),
+            "evaluation": asdict(module.evaluation),
         }
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        write_text_aside(self.run_dir / f"benchmark_{step}.json", to_json(rows, about))
+        with explain_write_errors(self.run_dir):
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        odd = remarks(results)
+        write_text_aside(self.run_dir / f"objects_{step}.csv", objects_to_csv(objects))
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))
+        more = {"dial": dial, "one_click_iou_at_g": curves, "boundaries": boundaries, "remarks": odd}
+        write_text_aside(self.run_dir / f"benchmark_{step}.json", to_json(rows, about, **more))
+        self._draw(trainer, results, loader, f"cases_{step}")
+        module.kept.forget()
         print_table(rows, f"{stage} at step {trained_steps}, base model {module.model.base_name}")
+        print_dial(dial)
+        for dataset, values in boundaries.items():
+            shares = ", ".join(f"{key} {100 * values[key]:.1f} %" for key in ("ods_f", "ois_f", "ap"))
+            print(f"{dataset}: boundaries of the proposals: {shares}; best g {values['ods_threshold']:.2f}")
+        for dataset, kinds in odd.items():
+            for reason, count in kinds.items():
+                print(f"{dataset}: {count['num_masks']} masks: {reason} ({count['num_left_out']} left out)")
+
+    def _draw(self, trainer: Trainer, results: Sequence[ImageResult], loader: Any, folder: str) -> None:
+        """Write pictures of the best, median and worst objects of each data set."""
+        datasets = {images.dataset.name: images.dataset for images in loader.dataset.dataset.datasets}
+        for name in sorted({result.dataset for result in results} & datasets.keys()):
+            for number, case in enumerate(choose_cases(results, name)):
+                picture = draw_case(case, datasets[name][case.image])
+                path = self.run_dir / folder / f"{name}_{number}_{case.rank}.png"
+                with explain_write_errors(path):
+                    path.parent.mkdir(exist_ok=True)
+                    Image.fromarray(picture).save(path)
+                for logger in trainer.loggers:
+                    if isinstance(logger, WandbLogger):
+                        logger.log_image(f"cases/{name}_{number}_{case.rank}", [picture])
 
 
 def print_table(rows: list[Row], title: str) -> None:
@@ -91,17 +179,32 @@ def print_table(rows: list[Row], title: str) -> None:
     table = Table(title=title, title_justify="left")
     for name in ("data set", "model", "mask chosen by", "masks"):
         table.add_column(name, justify="right" if name == "masks" else "left")
-    for name in ("1-IoU %", "NoC80", "NoC85", "NoC90", "AR1000 %"):
-        table.add_column(name, justify="right")
+    for _, heading, _ in _PRINTED:
+        table.add_column(heading, justify="right")
     previous = ""
     for row in rows:
         if previous and previous != row.dataset:
             table.add_section()
         previous = row.dataset
         cells = []
-        for name in METRICS:
+        for name, _, is_share in _PRINTED:
             value = getattr(row, name)
-            is_share = name in ("one_click_iou", "ar1000")
             cells.append("" if value is None else f"{100 * value:.1f}" if is_share else f"{value:.2f}")
         table.add_row(row.dataset, row.model, row.mode, str(row.num_masks), *cells)
+    Console(width=max(130, Console().width)).print(table)
+
+
+def print_dial(dial: dict[str, dict[str, float | None]]) -> None:
+    """Print what the tuned model's dial does; all in per cent but the calibration error, in granularity."""
+    table = Table(title="the dial", title_justify="left")
+    table.add_column("data set")
+    for name in _PRINTED_DIAL:
+        table.add_column(name.replace("_", " "), justify="right")
+    for dataset, numbers in dial.items():
+        cells = []
+        for name in _PRINTED_DIAL:
+            value = numbers.get(name)
+            is_share = name != "calibration_error"
+            cells.append("" if value is None else f"{100 * value:.1f}" if is_share else f"{value:.3f}")
+        table.add_row(dataset, *cells)
     Console(width=max(130, Console().width)).print(table)

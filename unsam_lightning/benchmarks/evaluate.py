@@ -1,24 +1,34 @@
 """One image through all benchmarks: what a rank does for each image of its share.
 
-`evaluate_sample` needs no Trainer: a notebook can call it. Next in the tour: `benchmarks/tables.py`.
+`evaluate_sample` needs no Trainer: a notebook can call it. Next in the tour: `benchmarks/kept.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
 
+from unsam_lightning.benchmarks.baselines import otsu_masks
+from unsam_lightning.benchmarks.boundaries import boundary_counts
+from unsam_lightning.benchmarks.dial_sweeps import DialSweeps
 from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
-from unsam_lightning.benchmarks.sample import EvalSample
-from unsam_lightning.benchmarks.whole_image import proposal_recall, propose_masks
+from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.whole_image import Proposals, proposal_recall, propose_masks
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
+from unsam_lightning.metrics.clicker import Clicker
 from unsam_lightning.model import UnSAM
 
-#: IoUs to which clicks are counted: NoC80, NoC85, NoC90.
+#: IoUs to which clicks are counted: NoC80, NoC85, NoC90; also NoC95 where the target is as high.
 THRESHOLDS = (0.8, 0.85, 0.9)
+HIGHEST_THRESHOLD = 0.95
+
+#: A metric's states as plain lists, which travel between ranks and add up.
+State = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +38,21 @@ class EvaluationConfig:
     Args:
         fixed: Granularities of the sweep that are reported for themselves, with their sessions run to the end.
         max_clicks: Clicks of a session that does not reach the target.
-        target: IoU that ends a session; not below the highest of `THRESHOLDS`.
+        target: IoU that ends a session; not below 0.9. From 0.95 on there is a NoC95.
         points_per_side: Grid of clicks for the whole-image proposals; 0 leaves them out.
-        prompts_per_pass: Prompts decoded at a time; bounds the memory.
+        memory_gb: Bounds what the decoder and the sessions hold at a time, model and image embedding not counted.
     """
 
     fixed: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0)
     max_clicks: int = 20
     target: float = 0.9
     points_per_side: int = 16
-    prompts_per_pass: int = 64
+    memory_gb: float = 2.0
 
     def __post_init__(self) -> None:
         problems = [f"fixed granularity {g:g}, not one of {SWEEP}" for g in self.fixed if g not in SWEEP]
         problems += [f"target {self.target:g}, below {max(THRESHOLDS)}"] if self.target < max(THRESHOLDS) else []
-        lowest = {"max_clicks": 1, "prompts_per_pass": 1, "points_per_side": 0}
+        lowest = {"max_clicks": 1, "points_per_side": 0, "memory_gb": 0.01}
         problems += [f"{name} {getattr(self, name)}" for name, low in lowest.items() if getattr(self, name) < low]
         if problems:
             raise UserError(
@@ -51,10 +61,15 @@ class EvaluationConfig:
                 remedy="see EvaluationConfig, or `--help` under --model.evaluation",
             )
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """IoUs to which clicks can be counted."""
+        return (*THRESHOLDS, HIGHEST_THRESHOLD) if self.target >= HIGHEST_THRESHOLD else THRESHOLDS
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResult:
-    """Everything measured on one image, plain values only: it travels between ranks.
+    """Everything measured on one image, plain values only: it travels between ranks and into files.
 
     Args:
         dataset: Name of the data set.
@@ -62,8 +77,13 @@ class ImageResult:
         key: Name of the image.
         num_masks: Ground-truth masks.
         sessions: Click sessions of all masks and methods.
-        recall: "base", "tuned" (all ten g) or "tuned g = 0.3" -> "AR@1000" etc. of this image's proposals; empty if
-            left out or without masks.
+        area_px: Pixels of every ground-truth mask, by its name.
+        otsu: IoU of the two sides of Otsu's threshold with every mask, by its name: {"bright": ..., "dark": ...}.
+        dial: State of `metrics.dial.Dial`; empty without masks.
+        recall: "base", "tuned" (all ten g) or "tuned g = 0.3" -> state of `metrics.proposals.AverageRecall` of this
+            image's proposals; empty if left out or without masks.
+        boundaries: State of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no segmentations.
+        remarks: What the reader and the evaluation found odd: name of the mask, reason, detail, whether it was used.
     """
 
     dataset: str
@@ -71,7 +91,12 @@ class ImageResult:
     key: str
     num_masks: int
     sessions: list[SessionResult]
-    recall: dict[str, dict[str, float]] = field(default_factory=dict)
+    area_px: dict[str, int] = field(default_factory=dict)
+    otsu: dict[str, dict[str, float]] = field(default_factory=dict)
+    dial: State = field(default_factory=dict)
+    recall: dict[str, State] = field(default_factory=dict)
+    boundaries: State = field(default_factory=dict)
+    remarks: list[tuple[str, str, str, bool]] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -82,13 +107,15 @@ def evaluate_sample(
 
     Args:
         model: In eval mode.
-        sample: The image with its ground truth.
+        sample: The image with its ground truth. Masks without a pixel are left out and remarked on.
         config: What is measured.
         dataset: Recorded in the result.
         index: Recorded in the result.
     """
+    sample = _without_empty(sample)
     image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device)
     embedding = model.encode(image)
+    sweeps = DialSweeps(model, embedding, sample, config.memory_gb)
     sessions = evaluate_interactive(
         model,
         embedding,
@@ -96,32 +123,62 @@ def evaluate_sample(
         fixed=config.fixed,
         max_clicks=config.max_clicks,
         target=config.target,
-        prompts_per_pass=config.prompts_per_pass,
+        memory_gb=config.memory_gb,
+        on_sweep=sweeps,
     )
-    recall = _recall(model, embedding, sample, config) if config.points_per_side and len(sample.masks) else {}
+    has_masks = len(sample.masks) > 0
+    proposals = _propose(model, embedding, config) if config.points_per_side and has_masks else {}
+    boundaries = boundary_counts(proposals["tuned"], sample) if proposals else None
     return ImageResult(
-        dataset=dataset, index=index, key=sample.key, num_masks=len(sample.masks), sessions=sessions, recall=recall
+        dataset=dataset,
+        index=index,
+        key=sample.key,
+        num_masks=len(sample.masks),
+        sessions=sessions,
+        area_px={name: int(np.count_nonzero(mask == 1)) for name, mask in zip(sample.ids, sample.masks, strict=True)},
+        otsu=_otsu(sample),
+        dial=_state(sweeps.dial) if has_masks else {},
+        recall={name: _state(proposal_recall(found.distinct(), sample)) for name, found in proposals.items()},
+        boundaries=_state(boundaries) if boundaries is not None else {},
+        remarks=[(one.mask_id, one.reason, one.detail, one.kept) for one in sample.remarks],
     )
 
 
-def _recall(
-    model: UnSAM, embedding: Embedding, sample: EvalSample, config: EvaluationConfig
-) -> dict[str, dict[str, float]]:
-    """Return the recall of whole-image proposals: the base's, the tuned model's at each fixed g, and of all ten."""
-    found = {}
-    for granularities in (None, SWEEP):
-        proposals = propose_masks(
+def _without_empty(sample: EvalSample) -> EvalSample:
+    """Return a sample without the masks that have no pixel, and with a remark on each."""
+    filled = (sample.masks == 1).any(axis=(1, 2))
+    if filled.all():
+        return sample
+    names = [name for name, is_filled in zip(sample.ids, filled, strict=True) if not is_filled]
+    remarks = [*sample.remarks, *(Remark(name, "no pixel of the object", "left out") for name in names)]
+    kept = [name for name in sample.ids if name not in names]
+    return replace(sample, masks=sample.masks[filled], ids=kept, remarks=remarks)
+
+
+def _otsu(sample: EvalSample) -> dict[str, dict[str, float]]:
+    sides = otsu_masks(sample.image)
+    return {
+        name: {side: float(np.float32(Clicker(mask).iou(found))) for side, found in sides.items()}
+        for name, mask in zip(sample.ids, sample.masks, strict=True)
+    }
+
+
+def _state(metric: Any) -> State:
+    """Return a metric's states as plain lists."""
+    return {name: value.tolist() for name, value in metric.metric_state.items()}
+
+
+def _propose(model: UnSAM, embedding: Embedding, config: EvaluationConfig) -> dict[str, Proposals]:
+    """Return the whole-image proposals of the base, of the tuned model at all ten g, and at each fixed g."""
+    base, tuned = (
+        propose_masks(
             model,
             embedding,
             granularities=granularities,
             points_per_side=config.points_per_side,
-            prompts_per_pass=config.prompts_per_pass,
+            memory_gb=config.memory_gb,
         )
-        if granularities is None:
-            found["base"] = proposal_recall(proposals.distinct(), sample)
-            continue
-        found["tuned"] = proposal_recall(proposals.distinct(), sample)
-        for g in config.fixed:
-            at_g = proposals.select((proposals.granularity - g).abs() < 0.01)
-            found[f"tuned g = {g:g}"] = proposal_recall(at_g.distinct(), sample)
-    return found
+        for granularities in (None, SWEEP)
+    )
+    at_g = {f"tuned g = {g:g}": tuned.select((tuned.granularity - g).abs() < 0.01) for g in config.fixed}
+    return {"base": base, "tuned": tuned, **at_g}

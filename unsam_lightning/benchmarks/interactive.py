@@ -1,28 +1,38 @@
-"""Interactive benchmark of one image: simulated click sessions of all its objects, models and granularities at once.
+"""Interactive benchmark of one image: simulated click sessions of its objects, models and granularities at once.
 
-The image is encoded once; all sessions advance in lock-step, so every decoder call is full. The same code judges the
+The image is encoded once; sessions advance in lock-step, so every decoder call is full. The same code judges the
 untouched SAM-2 and the tuned model. Next in the tour: `benchmarks/whole_image.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unsam_lightning.automatic import choose_granularity
+from unsam_lightning.benchmarks.budget import prompts_within
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
-from unsam_lightning.metrics.clicker import Clicker
+from unsam_lightning.metrics.clicker import Click, Clicker
 from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import PromptDecoder, prompt_decoder
+from unsam_lightning.pairs import encode_masks
 
-#: Stock SAM-2 with its single mask; stock SAM-2 with the best of its three masks by true IoU; the adapter at a g.
-Method = Literal["base_single", "base_best_of_three", "tuned"]
+#: Stock SAM-2 with its single mask; with the one of its three masks that it gives the best score; with the best of its
+#: three masks by true IoU; the adapter at a granularity.
+Method = Literal["base_single", "base_own_choice", "base_best_of_three", "tuned"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+#: Called once for each object, after its first click: position of the object, the sweep's masks (G, H, W), the click.
+SweepListener: TypeAlias = Callable[[int, npt.NDArray[np.bool_], Click], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +43,21 @@ class SessionResult:
         mask_id: Which ground-truth mask.
         method: Which model judged, and how many tries it had for each click.
         granularity: Of the tuned model; None for the base.
-        ious: IoU after each click, float32 values. A tuned session without a fixed granularity ends early when another
-            granularity of the same object has reached the target: no oracle would choose it any more.
+        ious: IoU after each click, float32 values. A tuned session ends early when another granularity of the same
+            object has reached the target (no oracle would choose it any more), unless its granularity is a fixed one
+            or the model's own choice.
+        is_automatic: Whether this is the granularity that the model chose by itself after the first click.
+        first_click: Row and column of the first click, the same for all sessions of an object.
+        first_mask: What the first click gave, as COCO RLE counts, of the base's single mask and the automatic one.
     """
 
     mask_id: str
     method: Method
     granularity: float | None
     ious: list[float]
+    is_automatic: bool = False
+    first_click: tuple[int, int] = (0, 0)
+    first_mask: str | None = None
 
 
 @dataclass(slots=True)
@@ -54,6 +71,9 @@ class _Session:
     prediction: npt.NDArray[np.bool_]
     ious: list[float] = field(default_factory=list)
     logits: Tensor | None = None
+    predicted_iou: float = 0.0
+    is_automatic: bool = False
+    first_mask: str | None = None
     is_over: bool = False
 
 
@@ -63,11 +83,12 @@ def evaluate_interactive(
     embedding: Embedding,
     sample: EvalSample,
     *,
-    methods: Sequence[Method] = ("base_single", "base_best_of_three", "tuned"),
+    methods: Sequence[Method] = METHODS,
     fixed: Sequence[float] = SWEEP,
     max_clicks: int = 20,
     target: float = 0.9,
-    prompts_per_pass: int = 64,
+    memory_gb: float = 2.0,
+    on_sweep: SweepListener | None = None,
 ) -> list[SessionResult]:
     """Return the sessions of every object of an image with every method.
 
@@ -79,51 +100,83 @@ def evaluate_interactive(
         fixed: Granularities whose sessions run to their own end, so that they can be reported for themselves.
         max_clicks: Length of a session that does not reach the target.
         target: IoU that ends a session.
-        prompts_per_pass: Sessions decoded at a time; bounds the memory.
+        memory_gb: Half of it for the sessions that go on at a time, half for a pass of the decoder.
+        on_sweep: Gets what one click gives at all granularities; only with the method "tuned".
 
     Source: RITM's click rule (`metrics/clicker.py`) and GraCo's sweep over granularities; a mask is where the
         probability is above 0.5, as in GraCo.
     Differs: the previous mask is a prompt of every click after the first, as in SAM; no flip or zoom-in at test time.
+        The automatic choice of a granularity is made after the first click, without ground truth, and kept.
     """
     height, width = sample.image.shape[:2]
-    sessions = [
-        _Session(n, method, granularity, Clicker(mask), np.zeros((height, width), dtype=bool))
-        for n, mask in enumerate(sample.masks)
-        for method in methods
-        for granularity in (SWEEP if method == "tuned" else (None,))
-    ]
-    for _ in range(max_clicks):
-        running = [session for session in sessions if not session.is_over]
-        for session in running:
-            session.clicker.next_click(session.prediction)
-        for method in methods:
-            chosen = [session for session in running if session.method == method]
-            for first in range(0, len(chosen), prompts_per_pass):
-                _advance(model, embedding, chosen[first : first + prompts_per_pass], method)
-        for session in running:
-            session.is_over = session.ious[-1] >= target
-        _end_hopeless(sessions, fixed)
-    return [
-        SessionResult(
-            mask_id=sample.ids[s.mask],
-            method=s.method,
-            granularity=s.granularity,
-            # Rounded at the end only: sessions stop by float64, as RITM's do.
-            ious=np.array(s.ious, dtype=np.float32).tolist(),
-        )
-        for s in sessions
-    ]
+    sessions_per_object = sum(len(SWEEP) if method == "tuned" else 1 for method in methods)
+    object_bytes = sessions_per_object * (height * width + 4 * model.mask_size**2)
+    at_a_time = max(1, int(memory_gb * 1e9 / 2 / max(1, object_bytes)))
+    prompts = prompts_within(memory_gb / 2, model, height, width)
+    decode = prompt_decoder(model, embedding)
+    results: list[SessionResult] = []
+    for first in range(0, len(sample.masks), at_a_time):
+        objects = range(first, min(first + at_a_time, len(sample.masks)))
+        sessions = [session for n in objects for session in _start(sample.masks[n], n, methods)]
+        for click in range(max_clicks):
+            running = [session for session in sessions if not session.is_over]
+            for method in methods:
+                chosen = [session for session in running if session.method == method]
+                for start in range(0, len(chosen), prompts):
+                    _advance(model, decode, chosen[start : start + prompts], method)
+            if click == 0:
+                _note_first_click(sessions, on_sweep)
+            for session in running:
+                session.is_over = session.ious[-1] >= target or click + 1 == max_clicks
+            _end_hopeless(sessions, fixed)
+            for session in running:
+                if not session.is_over:
+                    session.clicker.next_click(session.prediction)
+        results += [_result(session, sample.ids) for session in sessions]
+    return results
+
+
+def _start(mask: npt.NDArray[np.int8], number: int, methods: Sequence[Method]) -> list[_Session]:
+    """Return the sessions of one object, all with the same first click."""
+    nothing = np.zeros(mask.shape, dtype=bool)
+    clicker = Clicker(mask)
+    clicker.next_click(nothing)
+    sessions = []
+    for method in methods:
+        for granularity in SWEEP if method == "tuned" else (None,):
+            own = copy.copy(clicker)  # the ground truth is shared, the clicks are not
+            own.clicks = list(clicker.clicks)
+            sessions.append(_Session(number, method, granularity, own, nothing))
+    return sessions
+
+
+def _note_first_click(sessions: Sequence[_Session], on_sweep: SweepListener | None) -> None:
+    """Let the model choose a granularity for each object, keep the masks to show, and hand the sweeps on."""
+    sweeps: dict[int, list[_Session]] = {}
+    for session in sessions:
+        if session.method == "tuned":
+            sweeps.setdefault(session.mask, []).append(session)
+    for number, sweep in sweeps.items():
+        logits = torch.cat([session.logits for session in sweep if session.logits is not None])[None]  # (1, G, h, w)
+        scores = torch.tensor([[session.predicted_iou for session in sweep]], device=logits.device)
+        sweep[int(choose_granularity(logits, scores)[0])].is_automatic = True
+        if on_sweep is not None:
+            on_sweep(number, np.stack([session.prediction for session in sweep]), sweep[0].clicker.clicks[0])
+    for session in sessions:
+        if session.is_automatic or session.method == "base_single":
+            session.first_mask = encode_masks(session.prediction[None])[0]
 
 
 def _end_hopeless(sessions: Sequence[_Session], fixed: Sequence[float]) -> None:
-    """End the sweep's sessions of objects that some granularity has finished; fixed granularities go on."""
+    """End the sweep's sessions of objects that some granularity has finished; fixed and chosen ones go on."""
     finished = {s.mask for s in sessions if s.method == "tuned" and s.is_over}
     for session in sessions:
-        if session.method == "tuned" and session.mask in finished and session.granularity not in fixed:
+        is_reported = session.granularity in fixed or session.is_automatic
+        if session.method == "tuned" and session.mask in finished and not is_reported:
             session.is_over = True
 
 
-def _advance(model: UnSAM, embedding: Embedding, sessions: Sequence[_Session], method: Method) -> None:
+def _advance(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], method: Method) -> None:
     """Predict one more mask for sessions that have equally many clicks, and note its IoU."""
     height, width = sessions[0].prediction.shape
     clicks = np.array([[(x, y, positive) for y, x, positive in s.clicker.clicks] for s in sessions], dtype=np.float32)
@@ -131,19 +184,39 @@ def _advance(model: UnSAM, embedding: Embedding, sessions: Sequence[_Session], m
     points = torch.from_numpy(clicks[..., :2] * scale).to(model.device)  # (P, K, 2)
     labels = torch.from_numpy(clicks[..., 2]).to(model.device)
     previous = [s.logits for s in sessions if s.logits is not None]
-    decoded = model.decode(
-        embedding,
+    decoded = decode(
         points,
         labels,
-        # A tensor on the CPU is checked; these come from the sweep, so they may go to the device at once.
         torch.tensor([s.granularity for s in sessions], device=model.device) if method == "tuned" else None,
-        masks=torch.stack(previous) if previous else None,
-        multimask=method == "base_best_of_three",
+        torch.stack(previous) if previous else None,
+        method in ("base_own_choice", "base_best_of_three"),
     )
     large = torch.nn.functional.interpolate(decoded.masks.float(), (height, width), mode="bilinear")
     predictions = (large > 0).cpu().numpy()  # (P, M, H, W)
-    for session, logits, masks in zip(sessions, decoded.masks, predictions, strict=True):
-        ious = [session.clicker.iou(mask) for mask in masks]
-        best = int(np.argmax(ious))
-        session.prediction, session.logits = masks[best], logits[best : best + 1].float()
-        session.ious.append(ious[best])
+    scores = decoded.iou.float().cpu().numpy()  # (P, M)
+    for session, logits, masks, score in zip(sessions, decoded.masks, predictions, scores, strict=True):
+        if method == "base_own_choice":
+            best = int(np.argmax(score))
+            iou = session.clicker.iou(masks[best])
+        else:
+            ious = [session.clicker.iou(mask) for mask in masks]
+            best = int(np.argmax(ious))
+            iou = ious[best]
+        # Copies: a view would keep the whole pass in memory.
+        session.prediction, session.logits = masks[best].copy(), logits[best : best + 1].float().clone()
+        session.predicted_iou = float(score[best])
+        session.ious.append(iou)
+
+
+def _result(session: _Session, ids: Sequence[str]) -> SessionResult:
+    y, x, _ = session.clicker.clicks[0]
+    return SessionResult(
+        mask_id=ids[session.mask],
+        method=session.method,
+        granularity=session.granularity,
+        # Rounded at the end only: sessions stop by float64, as RITM's do.
+        ious=np.array(session.ious, dtype=np.float32).tolist(),
+        is_automatic=session.is_automatic,
+        first_click=(y, x),
+        first_mask=session.first_mask,
+    )

@@ -1,6 +1,6 @@
 """From the results of images to the rows of a table: one row for each data set and each way of choosing a mask.
 
-Pure functions. Next in the tour: `benchmarks/callback.py`.
+Pure functions. Next in the tour: `segment/render.py`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from unsam_lightning.benchmarks.evaluate import THRESHOLDS, ImageResult
-from unsam_lightning.benchmarks.interactive import SessionResult
-from unsam_lightning.metrics.interactive import choose_granularity, number_of_clicks, summarize_sessions
+from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, State
+from unsam_lightning.benchmarks.objects import ObjectRow, sweep_mode
+from unsam_lightning.granularity import SWEEP
+from unsam_lightning.metrics.boundary_bsds import BSDSBoundary
+from unsam_lightning.metrics.dial import Dial
+from unsam_lightning.metrics.proposals import AverageRecall
 
-#: The columns of numbers of a table.
-METRICS = ("one_click_iou", "noc80", "noc85", "noc90", "ar1000")
+_SIZES = {"": "", "s": "_small", "m": "_medium", "l": "_large"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +33,25 @@ class Row:
 
     Args:
         dataset: Name of the data set.
-        model: "base" (untouched SAM-2) or "tuned".
+        model: "base" (untouched SAM-2), "tuned", or "otsu".
         mode: How the mask was chosen; oracles, which look at the ground truth, are named as such.
         num_masks: Ground-truth masks behind the numbers.
         one_click_iou: Mean IoU after one click, in [0, 1].
-        noc80: Mean number of clicks to IoU 0.80; likewise 85 and 90.
+        noc80: Mean number of clicks to IoU 0.80; likewise 85, 90, 95.
         noc85: See `noc80`.
         noc90: See `noc80`.
-        ar1000: Average recall of up to 1,000 whole-image proposals, in [0, 1].
+        noc95: See `noc80`; only where sessions go on to 0.95.
+        failures80: Number of objects that used all clicks, the field's ">=20@80"; likewise 85, 90, 95.
+        failures85: See `failures80`.
+        failures90: See `failures80`.
+        failures95: See `failures80`.
+        ar1: Average recall of the best-scored whole-image proposal, in [0, 1]; likewise of 10, 100 and 1,000.
+        ar10: See `ar1`.
+        ar100: See `ar1`.
+        ar1000: See `ar1`.
+        ar1000_small: `ar1000` of masks below 32² pixels; medium up to 96², large above.
+        ar1000_medium: See `ar1000_small`.
+        ar1000_large: See `ar1000_small`.
     """
 
     dataset: str
@@ -47,7 +62,18 @@ class Row:
     noc80: float | None = None
     noc85: float | None = None
     noc90: float | None = None
+    noc95: float | None = None
+    failures80: float | None = None
+    failures85: float | None = None
+    failures90: float | None = None
+    failures95: float | None = None
+    ar1: float | None = None
+    ar10: float | None = None
+    ar100: float | None = None
     ar1000: float | None = None
+    ar1000_small: float | None = None
+    ar1000_medium: float | None = None
+    ar1000_large: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers that the row has, by the names of a log: "bench/scenes/base/single_mask/noc90"."""
@@ -56,89 +82,125 @@ class Row:
         return {f"{where}/{name}": float(value) for name, value in numbers.items() if value is not None}
 
 
-def tabulate(results: Sequence[ImageResult], *, fixed: Sequence[float], max_clicks: int, target: float) -> list[Row]:
+#: The columns of numbers of a table.
+METRICS = tuple(name for name in Row.__dataclass_fields__ if name not in ("dataset", "model", "mode", "num_masks"))
+
+
+def tabulate(results: Sequence[ImageResult], objects: Sequence[ObjectRow], config: EvaluationConfig) -> list[Row]:
     """Return the table of all data sets, sorted by their names.
 
     Args:
-        results: Of all ranks, in any order; an image measured twice is a defect and asserted against.
-        fixed: Granularities that were run to their end.
-        max_clicks: As in the evaluation.
-        target: As in the evaluation.
+        results: Of all ranks, in any order.
+        objects: Their `object_rows`.
+        config: With which they were measured.
     """
-    ordered = sorted(results, key=lambda result: (result.dataset, result.index))
-    seen = [(result.dataset, result.index) for result in ordered]
-    assert len(set(seen)) == len(seen), "an image was measured twice"
+    groups: dict[str, dict[tuple[str, str], list[ObjectRow]]] = {}
+    for one in objects:
+        groups.setdefault(one.dataset, {}).setdefault((one.model, one.mode), []).append(one)
     rows: list[Row] = []
-    for name in sorted({result.dataset for result in results}):
-        mine = [result for result in ordered if result.dataset == name]
-        if any(result.num_masks for result in mine):
-            rows += _dataset_rows(name, mine, fixed, max_clicks, target)
+    for name, modes in sorted(groups.items()):
+        rows += [
+            _row(name, model, mode, mine)
+            for (model, mode), mine in modes.items()
+            if mine[0].numbers or mine[0].granularity is None  # not the granularities that were asked for one click
+        ]
+        rows += _recall_rows(name, results, config)
     return rows
 
 
-def _dataset_rows(
-    name: str, results: Sequence[ImageResult], fixed: Sequence[float], max_clicks: int, target: float
-) -> list[Row]:
-    groups = _by_mask(results)
-    num_masks = len(groups)
+def _row(dataset: str, model: str, mode: str, objects: Sequence[ObjectRow]) -> Row:
+    numbers: dict[str, float] = {"one_click_iou": float(np.mean([one.ious[0] for one in objects]))}
+    for name in objects[0].numbers:
+        mean_or_sum = np.sum if name.startswith("failures") else np.mean
+        numbers[name] = float(mean_or_sum([one.numbers[name] for one in objects]))
+    return Row(dataset=dataset, model=model, mode=mode, num_masks=len(objects), **numbers)
 
-    def row(model: str, mode: str, sessions: list[list[float]]) -> Row:
-        summary = summarize_sessions(sessions, THRESHOLDS, max_clicks)
-        numbers = {key: summary[key] for key in METRICS if key in summary}
-        return Row(dataset=name, model=model, mode=mode, num_masks=num_masks, **numbers)
 
-    rows = [
-        row("base", "single mask", [_one(group, "base_single") for group in groups]),
-        row("base", "oracle: best of 3 masks per click", [_one(group, "base_best_of_three") for group in groups]),
-    ]
-    rows += [row("tuned", f"fixed g = {g:g}", [_one(group, "tuned", g) for group in groups]) for g in fixed]
-    sweeps = [[s.ious for s in group if s.method == "tuned"] for group in groups]
-    chosen = [sweep[choose_granularity(sweep, "graco", target, max_clicks)] for sweep in sweeps]
-    rows.append(row("tuned", "oracle: GraCo's choice of 10 g", chosen))
-    rows.append(_best_per_metric(name, sweeps, max_clicks))
+def _recall_rows(dataset: str, results: Sequence[ImageResult], config: EvaluationConfig) -> list[Row]:
     whole = {"base": ("base", "3 masks a point"), "tuned": ("tuned", "union of 10 g")}
-    whole |= {f"tuned g = {g:g}": ("tuned", f"fixed g = {g:g}") for g in fixed}
+    whole |= {f"tuned g = {g:g}": ("tuned", f"fixed g = {g:g}") for g in config.fixed}
+    rows = []
     for method, (model, mode) in whole.items():
-        recall = _recall(results, method)
-        if recall is not None:
-            mode = f"whole image, grid: {mode}"
-            rows.append(Row(dataset=name, model=model, mode=mode, num_masks=num_masks, ar1000=recall))
+        states = [one.recall[method] for one in _of(dataset, results) if method in one.recall]
+        if not states:
+            continue
+        metric = AverageRecall(sync_on_compute=False)
+        found = computed(metric, states)
+        numbers = {f"ar{k}": found[f"AR@{k}"] for k in metric.max_detections}
+        numbers |= {f"ar1000{ours}": found[f"AR{theirs}@1000"] for theirs, ours in _SIZES.items()}
+        known: dict[str, Any] = {name: value for name, value in numbers.items() if value >= 0}
+        mode = f"whole image, grid: {mode}"
+        rows.append(Row(dataset=dataset, model=model, mode=mode, num_masks=int(metric.num_masks[0]), **known))
     return rows
 
 
-def _best_per_metric(name: str, sweeps: Sequence[Sequence[list[float]]], max_clicks: int) -> Row:
-    """Return the row of the strongest oracle: for each number its own best granularity of each object."""
-    first = [max(session[0] for session in sweep) for sweep in sweeps]
-    noc = {
-        f"noc{threshold * 100:g}": float(
-            np.mean([min(number_of_clicks(session, threshold, max_clicks) for session in sweep) for sweep in sweeps])
+def dial_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, float | None]]:
+    """Return the dial's metrics of the tuned model for each data set; see `metrics.dial.Dial` for the names.
+
+    Numbers that nothing counted for are None.
+    """
+    found = {}
+    for dataset in sorted({result.dataset for result in results}):
+        states = [result.dial for result in _of(dataset, results) if result.dial]
+        numbers = computed(Dial(sync_on_compute=False), states) if states else {}
+        found[dataset] = {name: None if value != value else value for name, value in numbers.items()}
+    return found
+
+
+def boundary_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, float]]:
+    """Return BSDS's boundary numbers of the tuned model's proposals, for data sets whose masks are segmentations.
+
+    See `metrics.boundary_bsds.bsds_summary` for the names; the thresholds are granularities.
+    """
+    found = {}
+    for dataset in sorted({result.dataset for result in results if result.boundaries}):
+        states = [result.boundaries for result in _of(dataset, results) if result.boundaries]
+        found[dataset] = computed(BSDSBoundary(SWEEP, sync_on_compute=False), states)
+    return found
+
+
+def iou_by_granularity(objects: Sequence[ObjectRow]) -> dict[str, dict[str, float]]:
+    """Return the mean IoU after one click at every granularity of the sweep, for each data set."""
+    found: dict[str, dict[str, list[float]]] = {}
+    modes = {sweep_mode(g): f"{g:g}" for g in SWEEP}
+    for one in objects:
+        if one.mode in modes:
+            found.setdefault(one.dataset, {}).setdefault(modes[one.mode], []).append(one.ious[0])
+    return {dataset: {g: float(np.mean(ious)) for g, ious in curve.items()} for dataset, curve in sorted(found.items())}
+
+
+def remarks(results: Sequence[ImageResult], max_examples: int = 5) -> dict[str, dict[str, Any]]:
+    """Return what was odd in each data set: reason -> how many masks, how many of them left out, some by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in sorted(results, key=lambda one: (one.dataset, one.index)):
+        for mask_id, reason, detail, is_kept in result.remarks:
+            of_kind = found.setdefault(result.dataset, {}).setdefault(
+                reason, {"num_masks": 0, "num_left_out": 0, "examples": []}
+            )
+            of_kind["num_masks"] += 1
+            of_kind["num_left_out"] += not is_kept
+            if len(of_kind["examples"]) < max_examples:
+                of_kind["examples"].append(" ".join(part for part in (result.key, mask_id, detail) if part))
+    return found
+
+
+def _of(dataset: str, results: Sequence[ImageResult]) -> list[ImageResult]:
+    """Return the results of a data set in its order, so that sums of them are the same whoever measured what."""
+    return sorted((result for result in results if result.dataset == dataset), key=lambda result: result.index)
+
+
+def computed(metric: Any, states: Iterable[State]) -> dict[str, float]:
+    """Return a metric of the sum of states, added in their order."""
+    for state in states:
+        metric.merge_state(
+            {name: torch.tensor(value, dtype=getattr(metric, name).dtype) for name, value in state.items()}
         )
-        for threshold in THRESHOLDS
-    }
-    mode = "oracle: best of 10 g per metric"
-    return Row(
-        dataset=name, model="tuned", mode=mode, num_masks=len(sweeps), one_click_iou=float(np.mean(first)), **noc
-    )
-
-
-def _by_mask(results: Sequence[ImageResult]) -> list[list[SessionResult]]:
-    groups: dict[tuple[int, str], list[SessionResult]] = {}
-    for result in results:
-        for session in result.sessions:
-            groups.setdefault((result.index, session.mask_id), []).append(session)
-    return list(groups.values())
-
-
-def _one(group: Sequence[SessionResult], method: str, granularity: float | None = None) -> list[float]:
-    return next(s.ious for s in group if s.method == method and s.granularity == granularity)
-
-
-def _recall(results: Sequence[ImageResult], method: str) -> float | None:
-    """Return the data set's AR@1000: the images' recalls weighted by their numbers of masks."""
-    pairs = [(result.recall[method]["AR@1000"], result.num_masks) for result in results if method in result.recall]
-    if not pairs:
-        return None
-    return float(sum(recall * count for recall, count in pairs) / sum(count for _, count in pairs))
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="The ``compute`` method", category=UserWarning
+        )  # no update of its own
+        numbers: dict[str, float] = metric.compute()
+    return numbers
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -150,6 +212,6 @@ def to_csv(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def to_json(rows: Sequence[Row], about: dict[str, Any]) -> str:
-    """Return the table as JSON: {"about": how it was measured, "rows": [...]}."""
-    return json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2)
+def to_json(rows: Sequence[Row], about: dict[str, Any], **more: Any) -> str:
+    """Return the table as JSON: {"about": how it was measured, "rows": [...], ...}."""
+    return json.dumps({"about": about, "rows": [asdict(row) for row in rows], **more}, indent=2)

@@ -1,0 +1,87 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, evaluate_sample
+from unsam_lightning.benchmarks.kept import KeptResults, fingerprint
+from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.errors import UserError
+from unsam_lightning.model import UnSAM
+
+CONFIG = EvaluationConfig(fixed=(0.5,), max_clicks=2, points_per_side=2)
+
+
+@pytest.fixture
+def sample() -> EvalSample:
+    masks = np.zeros((1, 24, 30), dtype=np.int8)
+    masks[0, 5:20, 5:20] = 1
+    image = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    return EvalSample(key="key", image=image, masks=masks, ids=["a"], remarks=[Remark("z", "odd", "3 px")])
+
+
+def never() -> ImageResult:
+    raise AssertionError("measured again")
+
+
+def test_kept_result_is_the_measured_one(sample: EvalSample, tmp_path: Path) -> None:
+    model = UnSAM.from_pretrained("nano")
+    kept = KeptResults(tmp_path / "unfinished" / "x")
+    measured = kept.measured(sample, "set", 3, lambda: evaluate_sample(model, sample, CONFIG, dataset="set", index=3))
+    assert measured.remarks == [("z", "odd", "3 px", False)]
+    again = KeptResults(tmp_path / "unfinished" / "x")
+    assert again.measured(sample, "set", 3, never) == measured
+    assert len(list((tmp_path / "unfinished" / "x").iterdir())) == 1
+    again.forget()
+    assert not list(tmp_path.iterdir())
+    again.forget()  # nothing left to forget
+
+
+def test_another_image_mask_or_place_is_measured(sample: EvalSample, tmp_path: Path) -> None:
+    kept = KeptResults(tmp_path)
+    result = ImageResult(dataset="set", index=0, key="key", num_masks=0, sessions=[])
+    kept.measured(sample, "set", 0, lambda: result)
+    other_image, other_masks = sample.image.copy(), sample.masks.copy()
+    other_image[0, 0, 0] ^= 1
+    other_masks[0, 0, 0] = 1
+    others = [
+        (dataclasses.replace(sample, image=other_image), "set", 0),
+        (dataclasses.replace(sample, masks=other_masks), "set", 0),
+        (dataclasses.replace(sample, ids=["b"]), "set", 0),
+        (sample, "other", 0),
+        (sample, "set", 1),
+    ]
+    for different, dataset, index in others:
+        with pytest.raises(AssertionError, match="measured again"):
+            kept.measured(different, dataset, index, never)
+    assert kept.measured(sample, "set", 0, never) == result
+
+
+def test_folder_of_others_is_not_removed(sample: EvalSample, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        KeptResults(tmp_path / "u" / name).measured(
+            sample, "s", 0, lambda: ImageResult(dataset="s", index=0, key="", num_masks=0, sessions=[])
+        )
+    KeptResults(tmp_path / "u" / "x").forget()
+    assert [path.name for path in (tmp_path / "u").iterdir()] == ["y"]
+
+
+def test_fingerprint_follows_weights_and_config() -> None:
+    model = UnSAM.from_pretrained("nano")
+    first = fingerprint(model, CONFIG, "32")
+    assert fingerprint(UnSAM.from_pretrained("nano"), CONFIG, "32") == first
+    assert fingerprint(model, dataclasses.replace(CONFIG, max_clicks=3), "32") != first
+    assert fingerprint(model, CONFIG, "bf16") != first
+    with torch.no_grad():
+        model.decoder.token.view(-1)[0] += 1e-6
+    assert fingerprint(model, CONFIG, "32") != first
+
+
+def test_full_disk_is_named(sample: EvalSample, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="to write"):
+        KeptResults(tmp_path / "file" / "x").measured(
+            sample, "s", 0, lambda: ImageResult(dataset="s", index=0, key="", num_masks=0, sessions=[])
+        )

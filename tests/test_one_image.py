@@ -1,0 +1,60 @@
+"""The rearranged decoder against the plain one."""
+
+import pytest
+import torch
+
+from unsam_lightning.adapter import AdapterConfig
+from unsam_lightning.backbone import load_base
+from unsam_lightning.decoder import Embedding
+from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import prompt_decoder
+
+
+def shaken(adapter: str) -> tuple[UnSAM, Embedding]:
+    """A model whose every adapter weight matters."""
+    model = UnSAM(load_base("nano"), AdapterConfig.preset(adapter)).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    image = torch.randint(0, 256, (1, 3, 256, 256), generator=generator, dtype=torch.uint8)
+    return model, model.encode(image)
+
+
+@pytest.mark.parametrize("adapter", ["default", "official", "compact"])
+@pytest.mark.parametrize("num_clicks", [1, 4])
+def test_answers_are_those_of_decode(adapter: str, num_clicks: int) -> None:
+    model, embedding = shaken(adapter)
+    decode = prompt_decoder(model, embedding)
+    generator = torch.Generator().manual_seed(2)
+    points = 256 * torch.rand(5, num_clicks, 2, generator=generator)
+    labels = (torch.rand(5, num_clicks, generator=generator) < 0.7).float()
+    granularity = torch.linspace(0.1, 1.0, 5)
+    previous = 5 * torch.randn(5, 1, 64, 64, generator=generator)
+    with torch.no_grad():
+        for wanted, multimask in ((granularity, False), (None, False), (None, True)):
+            for masks in (None, previous):
+                expected = model.decode(embedding, points, labels, wanted, masks=masks, multimask=multimask)
+                found = decode(points, labels, wanted, masks, multimask)
+                scale = float(expected.masks.abs().max())
+                torch.testing.assert_close(found.masks, expected.masks, atol=2e-5 * scale, rtol=0)
+                torch.testing.assert_close(found.iou, expected.iou, atol=1e-5, rtol=0)
+
+
+def test_weights_of_now_are_used() -> None:
+    model, embedding = shaken("default")
+    points, labels, granularity = torch.full((1, 1, 2), 100.0), torch.ones(1, 1), torch.tensor([0.4])
+    before = prompt_decoder(model, embedding)(points, labels, granularity, None, False).masks
+    with torch.no_grad():
+        model.decoder.token.add_(1.0)
+    after = prompt_decoder(model, embedding)(points, labels, granularity, None, False).masks
+    assert (before - after).abs().max() > 0.1
+
+
+def test_autocast_takes_the_plain_way() -> None:
+    model, embedding = shaken("default")
+    points, labels, granularity = torch.full((1, 1, 2), 100.0), torch.ones(1, 1), torch.tensor([0.4])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = prompt_decoder(model, embedding)(points, labels, granularity, None, False).masks
+        assert torch.equal(found, model.decode(embedding, points, labels, granularity).masks)

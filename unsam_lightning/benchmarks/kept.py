@@ -1,0 +1,98 @@
+"""Results of images kept on disk while an evaluation goes on, so that a killed one goes on where it stopped.
+
+A result is found again by all that it depends on: the model's weights, what is measured, the image and its masks.
+Next in the tour: `benchmarks/objects.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unsam_lightning import __version__
+from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
+from unsam_lightning.benchmarks.interactive import SessionResult
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.model import UnSAM
+
+
+class KeptResults:
+    """The images that one evaluation has finished, a JSON file each; ranks share the folder and write different files.
+
+    Args:
+        folder: Of this evaluation alone, see `fingerprint`; made at the first result.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def measured(self, sample: EvalSample, dataset: str, index: int, measure: Callable[[], ImageResult]) -> ImageResult:
+        """Return the kept result of an image, or measure it and keep that.
+
+        Args:
+            sample: The image and its masks, which are part of the name: a changed annotation is measured anew.
+            dataset: Name of the data set.
+            index: Position in it.
+            measure: Called where nothing is kept.
+
+        Raises:
+            UserError: A result cannot be written.
+        """
+        path = self.folder / f"{_digest(dataset, index, sample)}.json"
+        if path.is_file():
+            return from_json(path.read_text(encoding="utf-8"))
+        result = measure()
+        with explain_write_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_text_aside(path, json.dumps(asdict(result)))
+        return result
+
+    def forget(self) -> None:
+        """Remove the folder, and the one around it if it is empty: the evaluation is reported."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+        with contextlib.suppress(OSError):  # not empty: others go on in it; or nothing was ever kept
+            self.folder.parent.rmdir()
+
+
+def from_json(text: str) -> ImageResult:
+    """Return the result that `json.dumps(asdict(result))` wrote, equal to the last digit."""
+    content = json.loads(text)
+    sessions = [
+        SessionResult(**{**session, "first_click": tuple(session["first_click"])}) for session in content["sessions"]
+    ]
+    remarks = [tuple(remark) for remark in content["remarks"]]
+    return ImageResult(**{**content, "sessions": sessions, "remarks": remarks})
+
+
+def fingerprint(model: UnSAM, config: EvaluationConfig, about: Any) -> str:
+    """Return a name for an evaluation, 16 hex digits, of all that its results depend on but the images.
+
+    Args:
+        model: Its base's checksum and its trained weights count.
+        config: What is measured.
+        about: Anything else, such as the precision; by its `repr`.
+    """
+    digest = hashlib.sha256(repr((__version__, model.base_name, model.base_sha256, config, about)).encode())
+    state = model.state_dict()
+    for name in model.trained_names():
+        weight = state[name].detach().to("cpu", torch.float32).numpy()
+        digest.update(name.encode() + np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest(dataset: str, index: int, sample: EvalSample) -> str:
+    digest = hashlib.sha256(repr((dataset, index, sample.key, sample.ids, sample.masks.shape, sample.remarks)).encode())
+    digest.update(sample.image.tobytes())
+    digest.update(sample.masks.tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,194 @@
+"""A row for each object and each way of choosing its mask, so that runs can be compared object by object.
+
+Every number of the tables is a mean over these rows. Next in the tour: `benchmarks/tables.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
+from unsam_lightning.benchmarks.interactive import SessionResult
+from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import SWEEP
+from unsam_lightning.metrics.interactive import choose_granularity, number_of_clicks, summarize_sessions
+
+AUTOMATIC = "automatic: the model chooses g"
+#: "<this>0.3": one granularity for all objects.
+FIXED = "fixed g = "
+
+_COLUMNS = ["dataset", "index", "key", "mask", "mask_id", "area_px", "model", "mode", "granularity", "ious"]
+_NUMBERS = ["noc80", "noc85", "noc90", "noc95", "failures80", "failures85", "failures90", "failures95"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectRow:
+    """One object and one way of choosing its mask.
+
+    Args:
+        dataset: Name of the data set.
+        index: Position of the image in it.
+        key: Name of the image.
+        mask: Position of the mask in the image.
+        mask_id: Its name.
+        area_px: Its size.
+        model: "base", "tuned" or "otsu".
+        mode: How the mask was chosen, as in the table.
+        granularity: That of the chosen mask; None for other models and where each number has its own.
+        ious: IoU after each click, float32 values; only the first where a session did not run to its end.
+        numbers: "noc80": clicks to IoU 0.80, "failures80": 1 if all clicks were used (the field's ">=20@80"), and so
+            on; empty where a session did not run to its end.
+    """
+
+    dataset: str
+    index: int
+    key: str
+    mask: int
+    mask_id: str
+    area_px: int
+    model: str
+    mode: str
+    granularity: float | None = None
+    ious: list[float]
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What is the same in every run on the same data: data set, image and mask."""
+        return self.dataset, self.key, self.mask_id
+
+
+def object_rows(results: Iterable[ImageResult], config: EvaluationConfig) -> list[ObjectRow]:
+    """Return the rows of all objects, by data set, image, mask and mode.
+
+    Args:
+        results: Of all ranks, in any order; an image measured twice is a defect and asserted against.
+        config: With which they were measured.
+    """
+    ordered = sorted(results, key=lambda result: (result.dataset, result.index))
+    seen = [(result.dataset, result.index) for result in ordered]
+    assert len(set(seen)) == len(seen), "an image was measured twice"
+    rows: list[ObjectRow] = []
+    for result in ordered:
+        groups: dict[str, list[SessionResult]] = {}
+        for session in result.sessions:
+            groups.setdefault(session.mask_id, []).append(session)
+        for mask, (mask_id, group) in enumerate(groups.items()):
+            for model, mode, granularity, ious, numbers in _modes(group, result.otsu.get(mask_id, {}), config):
+                rows.append(
+                    ObjectRow(
+                        dataset=result.dataset,
+                        index=result.index,
+                        key=result.key,
+                        mask=mask,
+                        mask_id=mask_id,
+                        area_px=result.area_px.get(mask_id, 0),
+                        model=model,
+                        mode=mode,
+                        granularity=granularity,
+                        ious=ious,
+                        numbers=numbers,
+                    )
+                )
+    return rows
+
+
+def _modes(
+    group: Sequence[SessionResult], otsu: dict[str, float], config: EvaluationConfig
+) -> Iterable[tuple[str, str, float | None, list[float], dict[str, float]]]:
+    """Yield model, mode, granularity, IoUs and numbers of every way of choosing the mask of one object."""
+    for side, iou in otsu.items():
+        yield "otsu", f"{side} side of the threshold, no click", None, [iou], {}
+    names = {
+        "base_single": "single mask",
+        "base_own_choice": "its own choice of 3 masks",
+        "base_best_of_three": "oracle: best of 3 masks per click",
+    }
+    for method, mode in names.items():
+        for session in (s for s in group if s.method == method):
+            yield "base", mode, None, session.ious, _numbers(session.ious, config)
+    sweep = [session for session in group if session.method == "tuned"]
+    if not sweep:
+        return
+    for session in (s for s in sweep if s.is_automatic):
+        yield "tuned", AUTOMATIC, session.granularity, session.ious, _numbers(session.ious, config)
+    for session in sweep:
+        is_whole = session.granularity in config.fixed
+        ious, numbers = (session.ious, _numbers(session.ious, config)) if is_whole else (session.ious[:1], {})
+        yield "tuned", f"{FIXED}{session.granularity:g}", session.granularity, ious, numbers
+    every = [session.ious for session in sweep]
+    chosen = sweep[choose_granularity(every, "graco", config.target, config.max_clicks)]
+    mode = "oracle: GraCo's choice of 10 g"
+    yield "tuned", mode, chosen.granularity, chosen.ious, _numbers(chosen.ious, config)
+    best: dict[str, float] = {}
+    for threshold in config.thresholds:
+        clicks = min(number_of_clicks(ious, threshold, config.max_clicks) for ious in every)
+        best |= {_named("noc", threshold): clicks, _named("failures", threshold): float(clicks == config.max_clicks)}
+    yield "tuned", "oracle: best of 10 g per metric", None, [max(ious[0] for ious in every)], best
+
+
+def _numbers(ious: list[float], config: EvaluationConfig) -> dict[str, float]:
+    summary = summarize_sessions([ious], config.thresholds, config.max_clicks)
+    return {_named(kind, t): summary[_named(kind, t)] for kind in ("noc", "failures") for t in config.thresholds}
+
+
+def _named(kind: str, threshold: float) -> str:
+    return f"{kind}{threshold * 100:g}"
+
+
+def objects_to_csv(rows: Sequence[ObjectRow]) -> str:
+    """Return the rows as CSV with a header line; `ious` are separated by spaces."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=_COLUMNS + _NUMBERS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        line = {name: getattr(row, name) for name in _COLUMNS} | row.numbers
+        # The shortest text that gives the same float32 again.
+        writer.writerow(line | {"ious": " ".join(str(np.float32(iou)) for iou in row.ious)})
+    return buffer.getvalue()
+
+
+def objects_from_csv(text: str, name: str) -> list[ObjectRow]:
+    """Return the rows that `objects_to_csv` wrote.
+
+    Args:
+        text: The file's content.
+        name: Of the file, for errors.
+
+    Raises:
+        UserError: It is no such file.
+    """
+    try:
+        return [
+            ObjectRow(
+                dataset=line["dataset"],
+                index=int(line["index"]),
+                key=line["key"],
+                mask=int(line["mask"]),
+                mask_id=line["mask_id"],
+                area_px=int(line["area_px"]),
+                model=line["model"],
+                mode=line["mode"],
+                granularity=float(line["granularity"]) if line["granularity"] else None,
+                ious=[float(np.float32(iou)) for iou in line["ious"].split()],
+                numbers={number: float(line[number]) for number in _NUMBERS if line[number]},
+            )
+            for line in csv.DictReader(io.StringIO(text))
+        ]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            expected=f"a table of objects with the columns {', '.join(_COLUMNS)} in {name}",
+            found=f"{type(error).__name__} {error}",
+            remedy="give a run folder that `test` of this version wrote",
+        ) from error
+
+
+def sweep_mode(granularity: float) -> str:
+    """Return the mode of the rows at one granularity, of which `SWEEP` has ten."""
+    assert granularity in SWEEP
+    return f"{FIXED}{granularity:g}"

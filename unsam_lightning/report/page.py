@@ -1,0 +1,207 @@
+"""The page and its Markdown: tables, curves, pictures, the paper's numbers.
+
+Next in the tour: `cli.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.benchmarks.objects import AUTOMATIC
+from unsam_lightning.report.charts import histogram, line_chart
+from unsam_lightning.report.numbers import TextTable, dataset_tables, published_tables
+from unsam_lightning.report.runs import Run, clicks_curve
+
+#: Whose clicks are drawn: model, mode, name in the legend.
+_DRAWN = (
+    ("base", "single mask", "base, single mask"),
+    ("tuned", AUTOMATIC, "tuned, automatic"),
+    ("tuned", "oracle: GraCo's choice of 10 g", "tuned, GraCo's oracle"),
+)
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto; max-width: 1180px;
+  padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { margin-top: 2.6rem; border-bottom: 2px solid #ddd; padding-bottom: .2rem }
+h3 { margin: 1.6rem 0 .2rem; font-size: 1.05rem } p.note { color: #555; margin: .1rem 0 .5rem; max-width: 60rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px } th { text-align: left; color: #333 }
+th, td { padding: .22rem .6rem; border-bottom: 1px solid #e4e4e4; white-space: nowrap } td.number { text-align: right;
+  font-variant-numeric: tabular-nums } .range { color: #777; font-size: 11px }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .chart { width: 440px }
+.chart figcaption { font-size: 12px; color: #333 } .chart i { display: inline-block; width: 11px; height: 11px;
+  margin: 0 4px 0 10px; border-radius: 2px } svg .title { font-size: 14px; text-anchor: middle; font-weight: 600 }
+svg .label { font-size: 12px; text-anchor: middle; fill: #444 } svg .tick { font-size: 11px; fill: #555 }
+svg .grid { stroke: #ddd }
+svg .asked { stroke: #777; stroke-width: 1.5; stroke-dasharray: 5 4 } 
+.cases { display: flex; flex-wrap: wrap; gap: .8rem } .cases img { max-width: 560px; border: 1px solid #ddd }
+.cases figcaption { font-size: 12px; color: #333 }
+"""
+
+
+def write_report(runs: Sequence[Run], out: Path) -> list[Path]:
+    """Write the page to `out` and the tables beside it as Markdown; return both paths.
+
+    Args:
+        runs: At least one; the first is the one that others are compared with.
+        out: The page, *.html.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    markdown = out.with_suffix(".md")
+    with explain_write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_text_aside(out, to_html(runs))
+    write_text_aside(markdown, to_markdown(runs))
+    return [out, markdown]
+
+
+def to_html(runs: Sequence[Run]) -> str:
+    """Return the page: one file, without scripts, that loads nothing."""
+    parts = [f"<h1>{escape(_title(runs))}</h1>", _table_html(_about(runs))]
+    for dataset in _datasets(runs):
+        mine = [run for run in runs if dataset in run.datasets]
+        parts.append(f"<h2>{escape(dataset)}</h2>")
+        parts.append(f'<div class="charts">{"".join(_charts(mine, dataset))}</div>')
+        parts += [_table_html(table) for table in dataset_tables(mine, dataset)]
+        parts += [_cases_html(run, dataset) for run in mine]
+        parts += [_remarks_html(run, dataset) for run in mine]
+    parts.append("<h2>What the paper reports</h2>")
+    parts.append(
+        '<p class="note">UnSAMv2, arXiv 2511.13714. Other weights, other data, other protocols than above: each'
+    )
+    parts.append(" table says which. Only rows of the same protocol may be compared.</p>")
+    parts += [_table_html(table) for table in published_tables()]
+    head = f'<meta charset="utf-8"><title>{escape(_title(runs))}</title><style>{_STYLE}</style>'
+    body = "\n".join(part for part in parts if part)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def to_markdown(runs: Sequence[Run]) -> str:
+    """Return the page's tables as Markdown."""
+    lines = [f"# {_title(runs)}", ""]
+    tables = [_about(runs)]
+    for dataset in _datasets(runs):
+        tables += dataset_tables([run for run in runs if dataset in run.datasets], dataset)
+    tables += published_tables()
+    for table in tables:
+        lines += [f"## {table.title}", "", table.note, "", _markdown_row(table.head)]
+        lines.append("|" + " --- |" * len(table.head))
+        for number, row in enumerate(table.rows):
+            cells = [f"**{cell}**" if (number, column) in table.strong else cell for column, cell in enumerate(row)]
+            lines.append(_markdown_row(cells))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _title(runs: Sequence[Run]) -> str:
+    return "Benchmarks of " + ", ".join(dict.fromkeys(run.name for run in runs))
+
+
+def _datasets(runs: Sequence[Run]) -> list[str]:
+    return sorted({dataset for run in runs for dataset in run.datasets})
+
+
+def _about(runs: Sequence[Run]) -> TextTable:
+    names = list(dict.fromkeys(name for run in runs for name in run.about["evaluation"]))
+    rows = [
+        [
+            run.letter,
+            run.name,
+            str(run.about["step"]),
+            run.about["base"]["name"],
+            str(run.about["precision"]),
+            *(str(run.about["evaluation"].get(name, "")) for name in names),
+        ]
+        for run in runs
+    ]
+    head = ["", "run", "trained steps", "base model", "precision", *(name.replace("_", " ") for name in names)]
+    return TextTable("The runs", "Base and tuned model of a run were judged by the same code.", head, rows)
+
+
+def _table_html(table: TextTable) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
+    lines = []
+    for number, row in enumerate(table.rows):
+        cells = []
+        for column, cell in enumerate(row):
+            is_number = cell[:1] in "+-0123456789" and cell != ""
+            mean, bracket, interval = escape(cell).partition(" [")
+            text = f'{mean} <span class="range">[{interval}</span>' if bracket and is_number else escape(cell)
+            text = f"<b>{text}</b>" if (number, column) in table.strong else text
+            cells.append(f'<td class="number">{text}</td>' if is_number else f"<td>{text}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<h3>{escape(table.title)}</h3>{note}<div class="wide">{body}</div>'
+
+
+def _charts(runs: Sequence[Run], dataset: str) -> list[str]:
+    def named(run: Run, name: str) -> str:
+        return f"{run.letter}: {name}" if len(runs) > 1 else name
+
+    by_g, calibration, by_click, clicks = {}, {}, {}, {}
+    for run in runs:
+        by_g[named(run, "fixed g")] = [(float(g), value) for g, value in run.curves.get(dataset, {}).items()]
+        calibration[named(run, "effective g")] = [
+            (float(name.removeprefix("effective_at_")), value)
+            for name, value in run.dial.get(dataset, {}).items()
+            if name.startswith("effective_at_") and value is not None
+        ]
+        max_clicks = int(run.about["evaluation"]["max_clicks"])
+        for model, mode, name in _DRAWN:
+            if objects := run.of_mode(dataset, model, mode):
+                by_click[named(run, name)] = list(enumerate(clicks_curve(objects, max_clicks).tolist(), start=1))
+                counts = [round(one.numbers["noc90"]) for one in objects]
+                clicks[named(run, name)] = [counts.count(number) for number in range(1, max_clicks + 1)]
+    longest = max(int(run.about["evaluation"]["max_clicks"]) for run in runs)
+    sweep = (0.1, 1.0)
+    return [
+        line_chart("IoU after one click, by granularity", "granularity asked for", "mean IoU", by_g, x_range=sweep),
+        line_chart(
+            "Calibration: dashed is as asked",
+            "granularity asked for",
+            "granularity given",
+            calibration,
+            x_range=sweep,
+            y_range=sweep,
+            diagonal=True,
+        ),
+        line_chart("IoU by click", "clicks", "mean IoU", by_click, x_range=(1, max(2, longest))),
+        histogram(f"Clicks to IoU 0.90; {longest} also if never", "clicks", "objects", clicks),
+    ]
+
+
+def _cases_html(run: Run, dataset: str) -> str:
+    pictures = []
+    for path in run.cases:
+        name, _, rest = path.stem.rpartition(f"{dataset}_")
+        if name or not rest[:1].isdigit():
+            continue  # of another data set
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        label = rest.partition("_")[2]
+        picture = f'<img alt="{escape(label)}" src="data:image/png;base64,{data}">'
+        pictures.append(f"<figure>{picture}<figcaption>{escape(label)}</figcaption></figure>")
+    if not pictures:
+        return ""
+    note = "Best, median and worst objects by the IoU of the automatic mask after one click, the dot."
+    title = f'<h3>{escape(dataset)}: cases of {run.letter}</h3><p class="note">{note}</p>'
+    return f'{title}<div class="cases">{"".join(pictures)}</div>'
+
+
+def _remarks_html(run: Run, dataset: str) -> str:
+    found = run.remarks.get(dataset, {})
+    rows = [
+        [reason, str(kind["num_masks"]), str(kind["num_left_out"]), "; ".join(kind["examples"])]
+        for reason, kind in found.items()
+    ]
+    table = TextTable(f"{dataset}: odd in the data of {run.letter}", "", ["what", "masks", "left out", "such as"], rows)
+    return _table_html(table) if rows else ""
