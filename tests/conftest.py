@@ -76,9 +76,9 @@ class CommandRunner:
         )
 
     def __call__(
-        self, *args: object, log: Path, ranks: int = 1, kill_when: tuple[str, int] | None = None
+        self, *args: object, log: Path, ranks: int = 1, kill_when: tuple[str, int] | float | None = None
     ) -> tuple[list[int], str]:
-        """Return the exit codes of all ranks and what they printed; killed once a checkpoint has reached a step."""
+        """Return the exit codes of all ranks and what they printed; killed at a checkpoint's step or after seconds."""
         request = {"args": [str(a) for a in args], "log": str(log), "ranks": ranks, "kill_when": kill_when}
         assert self.zygote.stdin is not None
         assert self.zygote.stdout is not None

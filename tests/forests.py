@@ -4,7 +4,13 @@ import numpy as np
 import torch
 
 from unsam_lightning.granularity import granularity_scores
+from unsam_lightning.pseudo_labels.hierarchy import Forest
 from unsam_lightning.pseudo_labels.overlap import connected_components, intersections, ious
+
+
+def drawn(lifted):
+    """The forest of a label with its masks drawn."""
+    return Forest(lifted.masks(), lifted.granularity, lifted.instance, lifted.parent, lifted.stage)
 
 
 def check_forest(forest, min_area_px=1):

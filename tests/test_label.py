@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from unsam_lightning.manifest import read_manifest
 from unsam_lightning.pairs import decode_masks
@@ -83,3 +86,32 @@ def test_result_does_not_depend_on_processes_or_kills(tiny_run: Path, tmp_path: 
         codes, log = command("label", "--config", tiny_run, *more, log=tmp_path / "two.log", ranks=2)
         assert codes == [0, 0], log[-3000:]
         assert digests(folder) == expected
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tiny_run: Path, tmp_path: Path, command: Any) -> None:
+    codes, log = command("label", "--config", tiny_run, log=tmp_path / "whole.log")
+    assert codes == [0], log[-3000:]
+    folder = label_folder(tmp_path)
+    expected = digests(folder)
+    shutil.rmtree(folder)
+    rng = random.Random(3)
+    for attempt in range(5):
+        command("label", "--config", tiny_run, log=tmp_path / f"{attempt}.log", kill_when=rng.uniform(0.2, 2.0))
+        for path in folder.glob("*"):
+            if not path.name.startswith("."):  # what is under its own name is whole
+                assert digests(folder)[path.name] == expected[path.name]
+    codes, log = command("label", "--config", tiny_run, log=tmp_path / "last.log")
+    assert codes == [0], log[-3000:]
+    assert digests(folder) == expected
+
+
+def test_previews_come_with_the_labels(tiny_run: Path, tmp_path: Path, command: Any) -> None:
+    args = ["label", "--config", tiny_run, "--preview", 2, "--num_threads", 1]
+    codes, log = command(*args, log=tmp_path / "label.log")
+    assert codes == [0], log[-3000:]
+    folder = label_folder(tmp_path)
+    summary = yaml.safe_load((folder / "tiny_train.summary.yaml").read_text())
+    assert summary["images"] == 12
+    assert set(summary["seconds_per_image"]) == {"encode", "masks", "write"}
+    assert (folder / "preview" / "000.png").is_file()
+    assert "masks_per_image:" in log

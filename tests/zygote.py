@@ -1,7 +1,8 @@
 """Runs the command line in forked children: importing lightning takes seconds, and this process pays it once.
 
-Reads one JSON request a line, {"args", "log", "ranks", "kill_when": [glob, step] or null}; writes the exit codes. The
-children of one request are a process group of their own, so that a kill takes their data loaders along.
+Reads one JSON request a line, {"args", "log", "ranks", "kill_when": [glob, step], a number of seconds, or null}; writes
+the exit codes. The children of one request are a process group of their own, so that a kill takes their data loaders
+along.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def serve(request: dict) -> list[int]:
             child(request["args"], request["log"], rank, request["ranks"], port)
         pids.append(pid)
     codes: dict[int, int] = {}
+    start = time.monotonic()
     while len(codes) < len(pids):
         time.sleep(0.01)
         for pid in pids:
@@ -60,7 +62,7 @@ def serve(request: dict) -> list[int]:
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
                     codes[pid] = os.waitstatus_to_exitcode(status)
-        if request["kill_when"] and reached(*request["kill_when"]):
+        if request["kill_when"] and reached(request["kill_when"], time.monotonic() - start):
             for pid in pids:
                 if pid not in codes:
                     os.killpg(pid, signal.SIGKILL)
@@ -68,7 +70,10 @@ def serve(request: dict) -> list[int]:
     return [codes[pid] for pid in pids]
 
 
-def reached(pattern: str, step: int) -> bool:
+def reached(moment: list | float, seconds: float) -> bool:
+    if isinstance(moment, float):
+        return seconds >= moment
+    pattern, step = moment
     found = glob.glob(pattern)
     return any(torch.load(path, weights_only=True)["global_step"] >= step for path in found)
 

@@ -1,4 +1,4 @@
-"""Write aside, then rename: a file is whole under its name, or as it was before.
+"""Write aside, then rename: a file is whole under its name, or as it was before. And one writer at a time.
 
 Next in the tour: `progress.py`.
 """
@@ -6,6 +6,7 @@ Next in the tour: `progress.py`.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +53,31 @@ def explain_write_errors(path: Path) -> Iterator[None]:
             found=str(error.strerror or error),
             remedy="make room or choose another folder, then run the same command again; finished shards are kept",
         ) from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, purpose: str, remedy: str) -> Iterator[None]:
+    """Be the only process inside the block; the end of the process frees the lock in any case.
+
+    Where the file system has no locks, as on some clusters, nobody can tell, and none is refused.
+
+    Args:
+        path: A file or folder that is there; nothing is written to it.
+        purpose: What only one process may do, for the error message: "packs x into y".
+        remedy: For the error message.
+
+    Raises:
+        UserError: Another process is at it.
+    """
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    expected=f"to be the only one who {purpose}", found="another process that is at it", remedy=remedy
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -27,6 +27,7 @@ from unsam_lightning.manifest import Manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
 from unsam_lightning.pseudo_labels.labeler import Labeler
+from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
 from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, newest_checkpoint, remember
 
@@ -34,12 +35,16 @@ from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, new
 class UnSAMTrainer(Trainer):
     """Lightning's Trainer with one more stage."""
 
-    def label(self, model: LightningModule, datamodule: UnSAMData) -> Manifest:
+    def label(
+        self, model: LightningModule, datamodule: UnSAMData, preview: int = 0, num_threads: int | None = None
+    ) -> Manifest:
         """Make the pseudo-labels of `data.images` that are missing, and return their manifest.
 
         Args:
             model: Says whose encoder is used.
             datamodule: Says which images, and the recipe.
+            preview: Draw contact sheets of so many images, and write a summary of all, beside the label manifest.
+            num_threads: Threads that find masks, for each process; by default one for each core that it may use.
         """
         assert isinstance(model, UnSAMModule)
         labeler = Labeler(
@@ -48,12 +53,16 @@ class UnSAMTrainer(Trainer):
             datamodule.images,
             datamodule.cache_dir,
             datamodule.num_workers,
+            num_threads,
         )
         manifest = labeler.make_labels(self)
         if self.is_global_zero:
             num_masks, num_images = manifest.extra["num_masks"], manifest.num_samples
             print(f"labels: {num_masks:,} masks in {num_images:,} images, {num_masks / num_images:.0f} an image")
             print(f"labels: {manifest.path}")
+            if preview > 0:
+                for line in write_preview(manifest, labeler.manifest, preview, labeler.seconds_per_image()):
+                    print(line)
         return manifest
 
 

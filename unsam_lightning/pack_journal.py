@@ -6,15 +6,15 @@ Next in the tour: `pack.py`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.aside import explain_write_errors, lock, write_text_aside
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import Manifest, ShardInfo, check_files, file_problem, read_manifest
 
@@ -83,8 +83,8 @@ def finished(plan: Plan) -> Manifest | None:
     return manifest
 
 
-def begin(plan: Plan) -> TextIO:
-    """Make the folder of the unfinished run; returns its lock, which the end of the process frees in any case.
+def begin(plan: Plan) -> AbstractContextManager[None]:
+    """Make the folder of the unfinished run; returns its lock, to work under.
 
     Raises:
         UserError: Shards of an unknown run are in the way, the folder cannot be made, or another process packs there.
@@ -100,19 +100,12 @@ def begin(plan: Plan) -> TextIO:
             )
     with explain_write_errors(plan.partial):
         plan.partial.mkdir(parents=True, exist_ok=True)
-        lock = (plan.partial / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise UserError(
-            expected=f"to be the only one who packs {plan.name} into {plan.out_dir}",
-            found="another process that is at it",
-            remedy="wait for it, or choose another --name or OUT_DIR",
-        ) from error
-    except OSError:
-        pass  # a cluster file system without locks: there we cannot tell
-    return lock
+        (plan.partial / "lock").touch()
+    return lock(
+        plan.partial / "lock",
+        purpose=f"packs {plan.name} into {plan.out_dir}",
+        remedy="wait for it, or choose another --name or OUT_DIR",
+    )
 
 
 def resume(plan: Plan) -> Done:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from forests import check_forest, color_features, drawn_scene
+from forests import check_forest, color_features, drawn, drawn_scene
 
 from unsam_lightning.errors import UserError
 from unsam_lightning.pseudo_labels.divide_and_conquer import DivideConquerConfig, discover_masks
@@ -152,7 +152,7 @@ def test_pixels_follow_the_image_and_not_the_patch_border():
 
 def test_a_drawn_scene_becomes_its_trees():
     image, labels = drawn_scene()
-    forest = discover_masks(color_features(image, 8), color_features(image, 4), image, DivideConquerConfig())
+    forest = drawn(discover_masks(color_features(image, 8), color_features(image, 4), image, DivideConquerConfig()))
     check_forest(forest, min_area_px=100)
 
     def find(target):
@@ -164,14 +164,14 @@ def test_a_drawn_scene_becomes_its_trees():
     assert forest.instance[eye] == forest.instance[disc]
     assert forest.granularity[eye] < forest.granularity[disc]
     assert forest.instance[small] != forest.instance[disc]
-    again = discover_masks(color_features(image, 8), color_features(image, 4), image, DivideConquerConfig())
+    again = drawn(discover_masks(color_features(image, 8), color_features(image, 4), image, DivideConquerConfig()))
     for field in dataclasses.fields(forest):
         assert np.array_equal(getattr(forest, field.name), getattr(again, field.name))
 
 
 def test_a_constant_image_has_no_masks():
     image = np.full((128, 128, 3), 90, np.uint8)
-    forest = discover_masks(color_features(image, 8), color_features(image, 4), image, DivideConquerConfig())
+    forest = drawn(discover_masks(color_features(image, 8), color_features(image, 4), image, DivideConquerConfig()))
     assert len(forest) == 0
     assert forest.masks.shape == (0, 128, 128)
 
@@ -186,6 +186,6 @@ def test_wrong_input_is_told():
     with pytest.raises(UserError, match="float32"):
         discover_masks(good, good, image.astype(np.float32), config)
     with pytest.raises(UserError, match="at least"):
-        discover_masks(good, good, image[:8, :8], config)
+        patch_of_pixels(image[:8, :8], (16, 16), 10.0)
     with pytest.raises(UserError, match="bool"):
         suppress(np.ones((2, 4, 4), np.uint8))

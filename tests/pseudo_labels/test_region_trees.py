@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from forests import check_forest, color_features, drawn_scene
+from forests import check_forest, color_features, drawn, drawn_scene
 
 from unsam_lightning.errors import UserError
 from unsam_lightning.pseudo_labels.distinct import choose_distinct, rank_nodes
@@ -150,7 +150,7 @@ def test_balance_drops_the_least_distinctive_of_the_fullest_bin():
 def test_a_drawn_scene_becomes_its_trees(with_features):
     image, labels = drawn_scene()
     maps = [color_features(image, 4), color_features(image, 8)] if with_features else []
-    forest = discover_regions(maps, image, RegionConfig())
+    forest = drawn(discover_regions(maps, image, RegionConfig()))
     check_forest(forest, min_area_px=7)
 
     def find(target):
@@ -158,9 +158,11 @@ def test_a_drawn_scene_becomes_its_trees(with_features):
         assert max(overlap) > 0.97  # follows the edge to the pixel
         return int(np.argmax(overlap))
 
-    for target in (labels == 1, labels == 2, labels == 3):
-        find(target)
-    again = discover_regions(maps, image, RegionConfig())
+    disc = (labels == 1) | (labels == 2)
+    whole, eye, box = (find(target) for target in (disc, labels == 2, labels == 3))
+    assert forest.instance[whole] == forest.instance[eye] != forest.instance[box]
+    assert forest.granularity[whole] == forest.granularity[box] == 1.0
+    again = drawn(discover_regions(maps, image, RegionConfig()))
     assert np.array_equal(forest.masks, again.masks)
     assert np.array_equal(forest.granularity, again.granularity)
 
@@ -168,18 +170,18 @@ def test_a_drawn_scene_becomes_its_trees(with_features):
 def test_a_large_image_is_reduced_and_its_masks_lifted():
     image, labels = drawn_scene()
     large = image.repeat(3, 0).repeat(3, 1)
-    forest = discover_regions([], large, RegionConfig(max_side=128))
+    forest = drawn(discover_regions([], large, RegionConfig(max_side=128)))
     check_forest(forest)
     assert forest.masks.shape[1:] == large.shape[:2]
     target = (labels == 3).repeat(3, 0).repeat(3, 1)
     assert max(float((mask & target).sum() / (mask | target).sum()) for mask in forest.masks) > 0.97
 
 
-@pytest.mark.parametrize("keep_groups", [True, False])
-def test_noise_makes_a_valid_forest_within_its_limits(keep_groups):
+@pytest.mark.parametrize(("roots", "keep_groups"), [("largest", True), ("lasting", True), ("lasting", False)])
+def test_noise_makes_a_valid_forest_within_its_limits(roots, keep_groups):
     image = noise_image(5, (96, 128))
-    config = RegionConfig(max_masks=60, keep_groups=keep_groups)
-    forest = discover_regions([], image, config)
+    config = RegionConfig(max_masks=60, roots=roots, keep_groups=keep_groups)
+    forest = drawn(discover_regions([], image, config))
     check_forest(forest, min_area_px=5)
     assert 10 < len(forest) <= 60
     assert forest.masks.mean(axis=(1, 2)).max() <= 0.8
@@ -187,7 +189,7 @@ def test_noise_makes_a_valid_forest_within_its_limits(keep_groups):
 
 @pytest.mark.parametrize("shape", [(128, 128), (1, 1), (1, 300), (40, 1)])
 def test_a_constant_image_has_no_masks(shape):
-    forest = discover_regions([], np.full((*shape, 3), 90, np.uint8), RegionConfig(max_side=200))
+    forest = drawn(discover_regions([], np.full((*shape, 3), 90, np.uint8), RegionConfig(max_side=200)))
     assert forest.masks.shape == (0, *shape)
 
 

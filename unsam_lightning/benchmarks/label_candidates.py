@@ -42,8 +42,8 @@ def by_recipe(recipe: LabelRecipe) -> Method:
         if budget is not None:
             chosen = replace(recipe, regions=replace(recipe.regions, max_masks=budget, max_bin_share=1.0))
         forest = label_image([features[level] for level in chosen.levels()], image, chosen)
-        order = np.argsort(-forest.masks.sum(axis=(1, 2)), kind="stable")[:budget]
-        return forest.masks[order], forest.granularity[order]
+        order = np.argsort(-forest.area, kind="stable")[:budget]
+        return forest.masks()[order], forest.granularity[order]
 
     return find
 

@@ -4,7 +4,7 @@
 
 Each ground-truth mask counts with its best IoU among an image's masks; several may be met by the same one, because
 several annotators draw the same thing. AR is the share met at an IoU, averaged over the IoUs 0.5, 0.55, ... 0.95.
-Next in the tour: `prompts.py`.
+Next in the tour: `benchmarks/label_speed.py`.
 """
 
 from __future__ import annotations

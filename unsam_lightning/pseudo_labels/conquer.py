@@ -90,7 +90,7 @@ def merge_levels(
     if inside is not None:
         chosen = np.ascontiguousarray(chosen[member.ravel()])
     labels = np.empty((len(limits), len(chosen)), np.int32)
-    if not merge_graph(chosen, _grid_edges(member), limits, labels):
+    if not merge_graph(chosen, grid_edges(member), limits, labels):
         raise UserError(
             expected="finite patch features",
             found="NaN, infinity or a value whose square overflows float32",
@@ -113,7 +113,7 @@ def _as_grid(features: npt.NDArray[np.float32] | torch.Tensor) -> npt.NDArray[np
     return grid
 
 
-def _grid_edges(member: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+def grid_edges(member: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Return the pairs of 4-connected member patches, int32 (E, 2), as numbers among the members."""
     number = np.full(member.shape, -1, np.int32)
     number[member] = np.arange(member.sum(), dtype=np.int32)

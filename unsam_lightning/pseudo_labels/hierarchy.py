@@ -2,7 +2,7 @@
 
 Three rules hold in every `Forest`: a mask is one connected component; a child is a subset of its parent and smaller;
 granularity is measured within one instance's tree, whose root has 1.0 (equation 3 of the paper).
-Next in the tour: `pseudo_labels/upsample.py`.
+Next in the tour: `pseudo_labels/runs.py`.
 """
 
 from __future__ import annotations
@@ -183,15 +183,15 @@ def _build_tree(
     is_cut = np.zeros(len(candidates), bool)
     kept, parents, place = [0], [ROOT], {0: 0}
     for index in range(1, len(candidates)):
-        holders = [
-            other
-            for other in kept
-            if inside[index, other] >= containment
-            and (not is_cut[other] or _share(candidates[index], candidates[other]) >= containment)
-        ]
-        if inside[index, 0] < containment or not holders:
+        if inside[index, 0] < containment:
             continue
-        holder = min(holders, key=lambda other: (areas[other], -other))
+        possible = np.asarray(kept)[inside[index, kept] >= containment]
+        # The smallest one, the later among equals; where a mask was cut, its overlap is no longer the one counted.
+        for holder in possible[np.lexsort((-possible, areas[possible]))]:
+            if not is_cut[holder] or _share(candidates[index], candidates[holder]) >= containment:
+                break
+        else:
+            continue
         if shared[index, holder] < areas[index] or is_cut[holder]:
             pieces = connected_components(candidates[index] & candidates[holder], min_area_px)
             if len(pieces) == 0:

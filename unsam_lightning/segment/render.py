@@ -1,6 +1,6 @@
 """Pictures of masks: overlays, masks coloured by granularity, rows of labelled tiles.
 
-Pure functions of arrays. Next in the tour: `benchmarks/cases.py`.
+Pure functions of arrays. Next in the tour: `pseudo_labels/preview.py`.
 """
 
 from __future__ import annotations
