@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -48,12 +49,16 @@ def test_ablation_changes_the_experiment_it_names(path: Path, monkeypatch: pytes
     base, changed = (main([*words, *more], Instantiated).config.fit for words in (args[:3], args))
     assert base.as_dict() != changed.as_dict()
     wanted = yaml.safe_load(path.read_text())
-    for section, values in wanted.items():
-        for key, value in values.items():
-            found = changed[section][key]
-            if isinstance(value, dict):
-                found = {name: found[name] for name in value}
-            assert found == value
+    assert _taken(changed.as_dict(), wanted) == wanted
+
+
+def _taken(config: Any, like: Any) -> Any:
+    """Return the part of a config that has the keys of `like`, tuples as lists."""
+    if isinstance(like, dict):
+        return {key: _taken(config[key], value) for key, value in like.items()}
+    if isinstance(like, list):
+        return [_taken(each, other) for each, other in zip(config, like, strict=True)]
+    return config
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)

@@ -5,7 +5,7 @@ Anyone can repeat it:
     python -m unsam_lightning.benchmarks.speed --threads 1
     python -m unsam_lightning.benchmarks.speed --threads 1 --against_generator
 
-Next in the tour: `callbacks.py`.
+Next in the tour: `benchmarks/step_memory.py`.
 """
 
 from __future__ import annotations
