@@ -15,15 +15,29 @@ def table(root: Path) -> Any:
     return json.loads(next(root.glob("*/benchmark_test_*.json")).read_text())["rows"]
 
 
+def everything(root: Path) -> dict[str, bytes]:
+    """All that a test writes for people and for the report: tables, objects, dial, curves, pictures."""
+    run = next(root.iterdir())
+    found = [*run.glob("benchmark_*"), *run.glob("objects_*"), *run.glob("cases_*/*")]
+    return {str(path.relative_to(run)): path.read_bytes() for path in found}
+
+
 def test_two_processes_measure_what_one_measures(tiny_run: Path, tmp_path: Path, command: Any) -> None:
     # Three images over two ranks: uneven on purpose.
     for ranks in (1, 2):
         args = ["test", "--config", tiny_run, "--trainer.default_root_dir", tmp_path / f"runs{ranks}"]
         args += ["--trainer.devices", ranks, "--trainer.strategy", "ddp" if ranks > 1 else "auto"]
+        args += ["--model.evaluation.felzenszwalb", "true"]
         codes, log = command(*args, log=tmp_path / f"test{ranks}.log", ranks=ranks)
         assert codes == [0] * ranks, log[-3000:]
-    assert table(tmp_path / "runs1")
-    assert table(tmp_path / "runs1") == table(tmp_path / "runs2")
+    one, two = (everything(tmp_path / f"runs{ranks}") for ranks in (1, 2))
+    assert {name.split("_")[0] for name in one} == {"benchmark", "objects", "cases"}
+    assert one == two  # to the last byte
+    content = json.loads(next(text for name, text in one.items() if name.endswith(".json")))
+    assert {"automatic: the model chooses g", "whole image, regions at 5 scales"} <= {
+        row["mode"] for row in content["rows"]
+    }
+    assert content["dial"]["tiny_test"]["num_sweeps"] == 6
 
 
 def test_lightning_starts_the_second_process_itself(tiny_run: Path, tmp_path: Path) -> None:

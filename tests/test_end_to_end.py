@@ -61,6 +61,14 @@ def test_run_folder_is_self_contained(finished: Path) -> None:
     assert any(row["bench/tiny/tuned/fixed_g_0.3/one_click_iou"] for row in rows)
     assert sorted(path.name for path in finished.glob("panels/*.png")) == ["step_000000.png", "step_000003.png"]
     assert list(finished.glob("wandb/offline-run-*"))
+    logged = {
+        path.name.split(".")[0].rsplit("_", 2)[0]: path for path in finished.glob("wandb/*/files/media/**/*.json")
+    }
+    table = json.loads(logged["table"].read_text())
+    assert table["columns"][:3] == ["dataset", "model", "mode"]
+    assert ["tuned", "whole image, grid: union of 10 g"] in [line[1:3] for line in table["data"]]
+    assert "one_click_iou_by_g" in logged
+    assert list(finished.glob("wandb/*/files/media/images/**/*.png")), "pictures of cases"
 
 
 def test_benchmark_table_names_every_mode(finished: Path) -> None:

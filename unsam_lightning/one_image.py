@@ -124,7 +124,7 @@ class _OneImage:
                 queries = layer.norm1(queries + layer.self_attn(asking, asking, queries))
             found = self._look_at_image(layer.cross_attn_token_to_image, queries + tokens, keys)
             queries = layer.norm2(queries + found)
-            queries = layer.norm3(queries + layer.mlp(queries))
+            queries = layer.norm3(queries + _mlp(layer.mlp, queries))
             keys = layer.norm4(self._look_at_prompts(layer.cross_attn_image_to_token, keys, queries + tokens, queries))
         found = self._look_at_image(transformer.final_attn_token_to_image, queries + tokens, keys)
         done: Tensor = transformer.norm_final_attn(queries + found)
@@ -184,6 +184,13 @@ class _OneImage:
 def _rows(image: Tensor) -> Tensor:
     """Return the tokens (B, S, D) of a feature map (B, D, s, s)."""
     return image.flatten(2).transpose(1, 2)
+
+
+def _mlp(mlp: Any, tokens: Tensor) -> Tensor:
+    """Return the stock MLP of two layers, without a second copy of its wide middle."""
+    first, second = mlp.layers
+    out: Tensor = F.linear(F.linear(tokens, first.weight, first.bias).relu_(), second.weight, second.bias)
+    return out
 
 
 def _tokens(own: list[Tensor], prompts: Tensor) -> Tensor:

@@ -33,7 +33,10 @@ SOURCE_FORMAT = "unsam_lightning/source/1"
 
 #: Readers of training images, of images with masks, of videos with masks.
 IMAGE_READERS = ("images", "scenes")
-MASK_READERS = ("scenes", "bsds500", "mask_folder", "coco_json", "sa1b", "sbd", "pascal_part", "ade20k")
+MASK_READERS = (
+    *("scenes", "bsds500", "mask_folder", "coco_json", "yolo", "sa1b", "sbd", "pascal_part", "ade20k"),
+    "video_frames",
+)
 VIDEO_READERS = ("video_folder", "sav_json")
 READERS = tuple(dict.fromkeys((*IMAGE_READERS, *MASK_READERS, *VIDEO_READERS)))
 

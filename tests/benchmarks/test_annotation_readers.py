@@ -16,6 +16,7 @@ from unsam_lightning.benchmarks.readers.layout import find_layout, read_split
 from unsam_lightning.benchmarks.readers.mask_folder import MaskFolder
 from unsam_lightning.benchmarks.readers.mat_files import SBD, PascalPart
 from unsam_lightning.benchmarks.readers.sa1b import SA1B
+from unsam_lightning.benchmarks.readers.yolo import YoloFolder
 from unsam_lightning.errors import UserError
 
 H, W = 20, 30
@@ -318,7 +319,7 @@ def test_sbd_missing_files_are_named(sbd):
     (root / "val.txt").write_text("c\na\nc\n")
     with pytest.raises(UserError, match="1 twice: c"):
         SBD(sbd)
-    with pytest.raises(UserError, match=r"img, inst, train\.txt in .*among benchmark_RELEASE/"):
+    with pytest.raises(UserError, match=r"expected train\.txt in .*among benchmark_RELEASE/"):
         SBD(sbd, split="train")
     (root / "inst/c.mat").write_bytes(b"no mat")
     with pytest.raises(UserError, match=r"c\.mat"):
@@ -548,3 +549,41 @@ def test_split_lists_of_all_kinds(tmp_path):
         read_split(path)
     with pytest.raises(UserError, match="No such file"):
         read_split(tmp_path / "gone.txt")
+
+
+def test_yolo_lines_by_hand(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for stem in ("a", "b"):
+        Image.new("RGB", (20, 10)).save(tmp_path / f"set/images/{stem}.png")
+    lines = ["3 0.5 0.2 1.0 0.2 1.0 0.8 0.5 0.8", "7 0.1 0.1 0.5 0.5", "1 nan? 0.2 0.3", "", "2 0 0 0 0 0 0"]
+    (tmp_path / "set/labels/a.txt").write_text("\n".join(lines))
+    (tmp_path / "set/labels/c.txt").write_text("")
+    dataset = YoloFolder(tmp_path, name="mine")
+    assert dataset.keys == ["a", "b"]
+    first, second = dataset
+    assert first.ids == ["object0"]
+    expected = np.zeros((10, 20), np.int8)
+    expected[2:8, 10:] = 1  # x from 0.5 * 20 on, y from 0.2 * 10 to 0.8 * 10
+    np.testing.assert_array_equal(first.masks[0], expected)
+    assert [(remark.reason, remark.mask_id or remark.detail) for remark in first.remarks] == [
+        ("text file without an image", "c.txt"),
+        ("line that is no numbers", "object2"),
+        ("malformed polygon", "object1"),
+        ("empty mask", "object3"),
+    ]
+    assert (second.ids, [remark.reason for remark in second.remarks]) == ([], ["image without a text file"])
+    (tmp_path / "set/labels/a.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"expected a readable file .*a\.txt"):
+        dataset[0]
+    with pytest.raises(UserError, match="expected images, texts in"):
+        YoloFolder(tmp_path, labels="texts")
+
+
+def test_coco128_sample(shared):
+    dataset = YoloFolder(shared / "data/coco128-seg", "images/train2017", "labels/train2017")
+    assert len(dataset) == 128
+    sample = dataset[0]
+    assert (sample.key, sample.image.shape, len(sample.masks)) == ("000000000009", (480, 640, 3), 8)
+    # COCO's own area of the bowl in front, 120,057 px; one polygon of its file.
+    assert sample.masks.sum(axis=(1, 2)).max() == pytest.approx(120057, rel=0.02)

@@ -1,17 +1,23 @@
 import dataclasses
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from unsam_lightning.benchmarks.baselines import otsu_masks
+from unsam_lightning.benchmarks.baselines import felzenszwalb_masks, otsu_masks
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, evaluate_sample
 from unsam_lightning.benchmarks.objects import object_rows
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.tables import tabulate
 from unsam_lightning.errors import UserError
+from unsam_lightning.metrics.clicker import Clicker
 from unsam_lightning.model import UnSAM
+from unsam_lightning.sources import eval_dataset
 
 CONFIG = EvaluationConfig(fixed=(0.5,), max_clicks=2, points_per_side=2)
 
@@ -46,6 +52,8 @@ def test_image_is_encoded_once_and_everything_is_measured(
     assert np.shape(result.recall["base"]["recalled"]) == (10, 4, 4)
     assert result.dial["num_sweeps"] == 2
     assert set(result.otsu) == {"a", "b"}
+    assert all(0 <= (one.first_boundary_iou or 0.0) <= 1 for one in result.sessions)
+    assert any(one.first_boundary_iou for one in result.sessions)
     rows = tabulate([result], object_rows([result], CONFIG), CONFIG)
     assert all(row.num_masks == 2 for row in rows)
     # Plain values: it travels between ranks.
@@ -92,6 +100,44 @@ def test_otsu_sides_by_hand() -> None:
     assert sides["bright"].sum() == 30
     assert sides["bright"][:5, :6].all()
     assert (sides["dark"] == ~sides["bright"]).all()
+
+
+def test_otsu_equals_the_reference(shared: Path) -> None:
+    golden = json.loads((shared / "golden/misc/expected.json").read_text())
+    inputs = np.load(shared / "golden/misc/inputs.npz")
+    for name in ("two_level", "gradient_plus_disc", "three_levels", "constant"):
+        image = np.repeat(inputs[f"otsu_{name}"][..., None], 3, axis=2)
+        assert otsu_masks(image)["bright"].sum() == golden["otsu"][name]["cv2_mask_pixels"], name
+    for key in ("101085", "24077"):
+        image = np.asarray(Image.open(shared / f"data/BSDS500/val/images/{key}.jpg").convert("RGB"))
+        assert otsu_masks(image)["bright"].sum() == golden["otsu"][f"bsds_{key}"]["fg_pixels_gt"], key
+    dataset = eval_dataset("data_manifests/grabcut13.yaml")
+    best = []
+    for sample in dataset:
+        sides = otsu_masks(sample.image)
+        expected = golden["otsu_grabcut13"]["per_image"][sample.key]
+        for side in ("bright", "dark"):
+            assert Clicker(sample.masks[0]).iou(sides[side]) == pytest.approx(expected[f"iou_{side}"], abs=1e-12)
+        best.append(max(expected["iou_bright"], expected["iou_dark"]))
+    assert np.mean(best) == pytest.approx(golden["otsu_grabcut13"]["mean_best_polarity"])
+
+
+def test_felzenszwalb_finds_flat_regions_large_first() -> None:
+    image = np.full((60, 80, 3), 20, dtype=np.uint8)
+    image[10:40, 10:50], image[45:55, 60:75] = 120, 230
+    masks = felzenszwalb_masks(image)
+    areas = masks.sum(axis=(1, 2))
+    assert (np.diff(areas) <= 0).all()
+    assert areas[0] > 0.8 * (60 * 80 - 1200 - 150)  # sigma 0.8 takes the boundaries' own pixels away
+    for box, area in ((masks[:, 10:40, 10:50], 1200), (masks[:, 45:55, 60:75], 150)):
+        shared = box.sum(axis=(1, 2))
+        assert (shared / (area + areas - shared)).max() > 0.75
+
+
+def test_felzenszwalb_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(UserError, match="expected scikit-image, for the Felzenszwalb baseline; found it is not"):
+        felzenszwalb_masks(np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

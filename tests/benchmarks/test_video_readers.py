@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 
 from unsam_lightning.benchmarks.readers.sav_json import SAVJson
 from unsam_lightning.benchmarks.readers.video_folder import VideoFolder
+from unsam_lightning.benchmarks.readers.video_frames import VideoFrames
 from unsam_lightning.errors import UserError
 
 H, W = 16, 24
@@ -224,3 +225,25 @@ def test_sav_example(shared):
                 totals[int(name.removeprefix("object"))] += int(mask.sum())
         stated = [sum(int(coco.area(frame[n])) for frame in content["masklet"][:3]) for n in range(objects)]
         assert list(totals.values()) == stated
+
+
+def test_frames_of_videos_as_images(shared, tmp_path):
+    options = {"frames": "JPEGImages/480p", "masks": "Annotations/480p", "values": "union"}
+    dataset = VideoFrames(shared / "data/DAVIS2016_val", every=20, split="ImageSets/2016/val.txt", **options)
+    places = [("blackswan", n) for n in (0, 20, 40)] + [("car-shadow", n) for n in (0, 20)]
+    places += [("kite-surf", n) for n in (0, 20, 40)]
+    assert dataset.keys == [f"{video}/{frame:05}" for video, frame in places]
+    sample = dataset[1]
+    video = VideoFolder(shared / "data/DAVIS2016_val", split="ImageSets/2016/val.txt", **options)[0]
+    np.testing.assert_array_equal(sample.image, video.image(20))
+    np.testing.assert_array_equal(sample.masks, video.masks(20).masks)
+    with pytest.raises(UserError, match="every: a whole number from 1 on; found 0"):
+        VideoFrames(shared / "data/DAVIS2016_val", every=0, **options)
+
+
+def test_a_frame_of_another_size_than_its_map_is_named(tmp_path):
+    for folder, size in (("JPEGImages", (8, 6)), ("Annotations", (8, 5))):
+        (tmp_path / folder / "v").mkdir(parents=True)
+        Image.new("L", size, 1).save(tmp_path / folder / "v/0.png")
+    with pytest.raises(UserError, match="maps of 8x6 for v/0; found 8x5"):
+        VideoFrames(tmp_path)[0]

@@ -36,6 +36,7 @@ from unsam_lightning.benchmarks.tables import (
 #: Columns of the printed table: the row's field, the heading, whether it is a share, printed in per cent.
 _PRINTED = (
     ("one_click_iou", "1-IoU %", True),
+    ("one_click_boundary_iou", "boundary IoU %", True),
     ("noc80", "NoC80", False),
     ("noc85", "NoC85", False),
     ("noc90", "NoC90", False),
@@ -135,6 +136,8 @@ class BenchmarkCallback(Callback):
             numbers |= {f"bench/{dataset}/one_click_iou_at_g/{g}": value for g, value in curve.items()}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trained_steps)
+            if isinstance(logger, WandbLogger):
+                _log_tables(logger, rows, curves)
         about = {
             "step": trained_steps,
             "base": {"name": module.model.base_name, "sha256": module.model.base_sha256},
@@ -174,12 +177,20 @@ class BenchmarkCallback(Callback):
                         logger.log_image(f"cases/{name}_{number}_{case.rank}", [picture])
 
 
+def _log_tables(logger: WandbLogger, rows: Sequence[Row], curves: dict[str, dict[str, float]]) -> None:
+    """Log the table, and IoU against granularity, as tables that W&B shows and draws."""
+    columns = list(Row.__dataclass_fields__)
+    logger.log_table("bench/table", columns=columns, data=[[getattr(row, name) for name in columns] for row in rows])
+    points = [[dataset, float(g), value] for dataset, curve in curves.items() for g, value in curve.items()]
+    logger.log_table("bench/one_click_iou_by_g", columns=["dataset", "granularity", "iou"], data=points)
+
+
 def print_table(rows: list[Row], title: str) -> None:
     """Print the table to the terminal; IoU and recall in per cent, NoC in clicks."""
     table = Table(title=title, title_justify="left")
     for name in ("data set", "model", "mask chosen by", "masks"):
         table.add_column(name, justify="right" if name == "masks" else "left")
-    for _, heading, _ in _PRINTED:
+    for heading in (*(heading for _, heading, _ in _PRINTED), "AR by size %"):
         table.add_column(heading, justify="right")
     previous = ""
     for row in rows:
@@ -190,6 +201,9 @@ def print_table(rows: list[Row], title: str) -> None:
         for name, _, is_share in _PRINTED:
             value = getattr(row, name)
             cells.append("" if value is None else f"{100 * value:.1f}" if is_share else f"{value:.2f}")
+        by_size = [getattr(row, f"ar1000_{size}") for size in ("small", "medium", "large")]
+        parts = ["-" if value is None else f"{100 * value:.1f}" for value in by_size]
+        cells.append("" if row.ar1000 is None else " / ".join(parts))
         table.add_row(row.dataset, row.model, row.mode, str(row.num_masks), *cells)
     Console(width=max(130, Console().width)).print(table)
 

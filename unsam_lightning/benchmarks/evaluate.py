@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from unsam_lightning.benchmarks.baselines import otsu_masks
+from unsam_lightning.benchmarks.baselines import felzenszwalb_masks, otsu_masks
 from unsam_lightning.benchmarks.boundaries import boundary_counts
 from unsam_lightning.benchmarks.dial_sweeps import DialSweeps
 from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
 from unsam_lightning.benchmarks.sample import EvalSample, Remark
-from unsam_lightning.benchmarks.whole_image import Proposals, proposal_recall, propose_masks
+from unsam_lightning.benchmarks.whole_image import Proposals, mask_recall, proposal_recall, propose_masks
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
@@ -40,6 +40,7 @@ class EvaluationConfig:
         max_clicks: Clicks of a session that does not reach the target.
         target: IoU that ends a session; not below 0.9. From 0.95 on there is a NoC95.
         points_per_side: Grid of clicks for the whole-image proposals; 0 leaves them out.
+        felzenszwalb: Also judge Felzenszwalb's regions as whole-image proposals; needs scikit-image.
         memory_gb: Bounds what the decoder and the sessions hold at a time, model and image embedding not counted.
     """
 
@@ -47,6 +48,7 @@ class EvaluationConfig:
     max_clicks: int = 20
     target: float = 0.9
     points_per_side: int = 16
+    felzenszwalb: bool = False
     memory_gb: float = 2.0
 
     def __post_init__(self) -> None:
@@ -80,8 +82,8 @@ class ImageResult:
         area_px: Pixels of every ground-truth mask, by its name.
         otsu: IoU of the two sides of Otsu's threshold with every mask, by its name: {"bright": ..., "dark": ...}.
         dial: State of `metrics.dial.Dial`; empty without masks.
-        recall: "base", "tuned" (all ten g) or "tuned g = 0.3" -> state of `metrics.proposals.AverageRecall` of this
-            image's proposals; empty if left out or without masks.
+        recall: "base", "tuned" (all ten g), "tuned g = 0.3" or "felzenszwalb" -> state of
+            `metrics.proposals.AverageRecall` of this image's proposals; empty if left out or without masks.
         boundaries: State of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no segmentations.
         remarks: What the reader and the evaluation found odd: name of the mask, reason, detail, whether it was used.
     """
@@ -129,6 +131,9 @@ def evaluate_sample(
     has_masks = len(sample.masks) > 0
     proposals = _propose(model, embedding, config) if config.points_per_side and has_masks else {}
     boundaries = boundary_counts(proposals["tuned"], sample) if proposals else None
+    recall = {name: _state(proposal_recall(found.distinct(), sample)) for name, found in proposals.items()}
+    if config.felzenszwalb and has_masks:
+        recall["felzenszwalb"] = _state(mask_recall(felzenszwalb_masks(sample.image), sample))
     return ImageResult(
         dataset=dataset,
         index=index,
@@ -138,7 +143,7 @@ def evaluate_sample(
         area_px={name: int(np.count_nonzero(mask == 1)) for name, mask in zip(sample.ids, sample.masks, strict=True)},
         otsu=_otsu(sample),
         dial=_state(sweeps.dial) if has_masks else {},
-        recall={name: _state(proposal_recall(found.distinct(), sample)) for name, found in proposals.items()},
+        recall=recall,
         boundaries=_state(boundaries) if boundaries is not None else {},
         remarks=[(one.mask_id, one.reason, one.detail, one.kept) for one in sample.remarks],
     )

@@ -21,6 +21,7 @@ from unsam_lightning.benchmarks.budget import prompts_within
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
+from unsam_lightning.metrics.boundary import boundary_iou
 from unsam_lightning.metrics.clicker import Click, Clicker
 from unsam_lightning.model import UnSAM
 from unsam_lightning.one_image import PromptDecoder, prompt_decoder
@@ -49,6 +50,7 @@ class SessionResult:
         is_automatic: Whether this is the granularity that the model chose by itself after the first click.
         first_click: Row and column of the first click, the same for all sessions of an object.
         first_mask: What the first click gave, as COCO RLE counts, of the base's single mask and the automatic one.
+        first_boundary_iou: Boundary IoU of what the first click gave; ignored pixels are cut out of both masks.
     """
 
     mask_id: str
@@ -58,6 +60,7 @@ class SessionResult:
     is_automatic: bool = False
     first_click: tuple[int, int] = (0, 0)
     first_mask: str | None = None
+    first_boundary_iou: float | None = None
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class _Session:
     predicted_iou: float = 0.0
     is_automatic: bool = False
     first_mask: str | None = None
+    first_boundary_iou: float | None = None
     is_over: bool = False
 
 
@@ -125,7 +129,7 @@ def evaluate_interactive(
                 for start in range(0, len(chosen), prompts):
                     _advance(model, decode, chosen[start : start + prompts], method)
             if click == 0:
-                _note_first_click(sessions, on_sweep)
+                _note_first_click(sessions, sample.masks, on_sweep)
             for session in running:
                 session.is_over = session.ious[-1] >= target or click + 1 == max_clicks
             _end_hopeless(sessions, fixed)
@@ -150,8 +154,10 @@ def _start(mask: npt.NDArray[np.int8], number: int, methods: Sequence[Method]) -
     return sessions
 
 
-def _note_first_click(sessions: Sequence[_Session], on_sweep: SweepListener | None) -> None:
-    """Let the model choose a granularity for each object, keep the masks to show, and hand the sweeps on."""
+def _note_first_click(
+    sessions: Sequence[_Session], truths: npt.NDArray[np.int8], on_sweep: SweepListener | None
+) -> None:
+    """Let the model choose a granularity for each object, keep what to show and to tell, and hand the sweeps on."""
     sweeps: dict[int, list[_Session]] = {}
     for session in sessions:
         if session.method == "tuned":
@@ -165,6 +171,8 @@ def _note_first_click(sessions: Sequence[_Session], on_sweep: SweepListener | No
     for session in sessions:
         if session.is_automatic or session.method == "base_single":
             session.first_mask = encode_masks(session.prediction[None])[0]
+        truth = truths[session.mask]
+        session.first_boundary_iou = boundary_iou(session.prediction & (truth >= 0), truth == 1)
 
 
 def _end_hopeless(sessions: Sequence[_Session], fixed: Sequence[float]) -> None:
@@ -219,4 +227,5 @@ def _result(session: _Session, ids: Sequence[str]) -> SessionResult:
         is_automatic=session.is_automatic,
         first_click=(y, x),
         first_mask=session.first_mask,
+        first_boundary_iou=session.first_boundary_iou,
     )

@@ -21,8 +21,10 @@ from unsam_lightning.metrics.interactive import choose_granularity, number_of_cl
 AUTOMATIC = "automatic: the model chooses g"
 #: "<this>0.3": one granularity for all objects.
 FIXED = "fixed g = "
+GRACO = "oracle: GraCo's choice of 10 g"
 
 _COLUMNS = ["dataset", "index", "key", "mask", "mask_id", "area_px", "model", "mode", "granularity", "ious"]
+_COLUMNS += ["boundary_iou"]
 _NUMBERS = ["noc80", "noc85", "noc90", "noc95", "failures80", "failures85", "failures90", "failures95"]
 
 
@@ -41,6 +43,7 @@ class ObjectRow:
         mode: How the mask was chosen, as in the table.
         granularity: That of the chosen mask; None for other models and where each number has its own.
         ious: IoU after each click, float32 values; only the first where a session did not run to its end.
+        boundary_iou: Boundary IoU after one click; None where it was not measured.
         numbers: "noc80": clicks to IoU 0.80, "failures80": 1 if all clicks were used (the field's ">=20@80"), and so
             on; empty where a session did not run to its end.
     """
@@ -55,6 +58,7 @@ class ObjectRow:
     mode: str
     granularity: float | None = None
     ious: list[float]
+    boundary_iou: float | None = None
     numbers: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -79,7 +83,9 @@ def object_rows(results: Iterable[ImageResult], config: EvaluationConfig) -> lis
         for session in result.sessions:
             groups.setdefault(session.mask_id, []).append(session)
         for mask, (mask_id, group) in enumerate(groups.items()):
-            for model, mode, granularity, ious, numbers in _modes(group, result.otsu.get(mask_id, {}), config):
+            for model, mode, granularity, ious, boundary, numbers in _modes(
+                group, result.otsu.get(mask_id, {}), config
+            ):
                 rows.append(
                     ObjectRow(
                         dataset=result.dataset,
@@ -92,6 +98,7 @@ def object_rows(results: Iterable[ImageResult], config: EvaluationConfig) -> lis
                         mode=mode,
                         granularity=granularity,
                         ious=ious,
+                        boundary_iou=boundary,
                         numbers=numbers,
                     )
                 )
@@ -100,10 +107,10 @@ def object_rows(results: Iterable[ImageResult], config: EvaluationConfig) -> lis
 
 def _modes(
     group: Sequence[SessionResult], otsu: dict[str, float], config: EvaluationConfig
-) -> Iterable[tuple[str, str, float | None, list[float], dict[str, float]]]:
-    """Yield model, mode, granularity, IoUs and numbers of every way of choosing the mask of one object."""
+) -> Iterable[tuple[str, str, float | None, list[float], float | None, dict[str, float]]]:
+    """Yield model, mode, granularity, IoUs, Boundary IoU and numbers of every way of choosing one object's mask."""
     for side, iou in otsu.items():
-        yield "otsu", f"{side} side of the threshold, no click", None, [iou], {}
+        yield "otsu", f"{side} side of the threshold, no click", None, [iou], None, {}
     names = {
         "base_single": "single mask",
         "base_own_choice": "its own choice of 3 masks",
@@ -111,25 +118,29 @@ def _modes(
     }
     for method, mode in names.items():
         for session in (s for s in group if s.method == method):
-            yield "base", mode, None, session.ious, _numbers(session.ious, config)
+            yield "base", mode, None, session.ious, session.first_boundary_iou, _numbers(session.ious, config)
     sweep = [session for session in group if session.method == "tuned"]
     if not sweep:
         return
     for session in (s for s in sweep if s.is_automatic):
-        yield "tuned", AUTOMATIC, session.granularity, session.ious, _numbers(session.ious, config)
+        numbers = _numbers(session.ious, config)
+        yield "tuned", AUTOMATIC, session.granularity, session.ious, session.first_boundary_iou, numbers
     for session in sweep:
         is_whole = session.granularity in config.fixed
         ious, numbers = (session.ious, _numbers(session.ious, config)) if is_whole else (session.ious[:1], {})
-        yield "tuned", f"{FIXED}{session.granularity:g}", session.granularity, ious, numbers
+        mode = f"{FIXED}{session.granularity:g}"
+        yield "tuned", mode, session.granularity, ious, session.first_boundary_iou, numbers
     every = [session.ious for session in sweep]
     chosen = sweep[choose_granularity(every, "graco", config.target, config.max_clicks)]
-    mode = "oracle: GraCo's choice of 10 g"
-    yield "tuned", mode, chosen.granularity, chosen.ious, _numbers(chosen.ious, config)
+    numbers = _numbers(chosen.ious, config)
+    yield "tuned", GRACO, chosen.granularity, chosen.ious, chosen.first_boundary_iou, numbers
     best: dict[str, float] = {}
     for threshold in config.thresholds:
         clicks = min(number_of_clicks(ious, threshold, config.max_clicks) for ious in every)
         best |= {_named("noc", threshold): clicks, _named("failures", threshold): float(clicks == config.max_clicks)}
-    yield "tuned", "oracle: best of 10 g per metric", None, [max(ious[0] for ious in every)], best
+    strips = [session.first_boundary_iou for session in sweep if session.first_boundary_iou is not None]
+    first = [max(ious[0] for ious in every)]
+    yield "tuned", "oracle: best of 10 g per metric", None, first, max(strips, default=None), best
 
 
 def _numbers(ious: list[float], config: EvaluationConfig) -> dict[str, float]:
@@ -176,6 +187,7 @@ def objects_from_csv(text: str, name: str) -> list[ObjectRow]:
                 mode=line["mode"],
                 granularity=float(line["granularity"]) if line["granularity"] else None,
                 ious=[float(np.float32(iou)) for iou in line["ious"].split()],
+                boundary_iou=float(line["boundary_iou"]) if line["boundary_iou"] else None,
                 numbers={number: float(line[number]) for number in _NUMBERS if line[number]},
             )
             for line in csv.DictReader(io.StringIO(text))

@@ -58,6 +58,14 @@ def _open_images(source: Source) -> KeyedDataset:
         from unsam_lightning.benchmarks.readers.mat_files import PascalPart
 
         return with_options(PascalPart, source, root)
+    if source.reader == "yolo":
+        from unsam_lightning.benchmarks.readers.yolo import YoloFolder
+
+        return with_options(YoloFolder, source, root, name=source.name)
+    if source.reader == "video_frames":
+        from unsam_lightning.benchmarks.readers.video_frames import VideoFrames
+
+        return with_options(VideoFrames, source, root, name=source.name)
     from unsam_lightning.benchmarks.readers.ade20k import ADE20K
 
     return with_options(ADE20K, source, root)

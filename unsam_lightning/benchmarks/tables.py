@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unsam_lightning.benchmarks.baselines import SCALES
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, State
 from unsam_lightning.benchmarks.objects import ObjectRow, sweep_mode
 from unsam_lightning.granularity import SWEEP
@@ -37,6 +38,7 @@ class Row:
         mode: How the mask was chosen; oracles, which look at the ground truth, are named as such.
         num_masks: Ground-truth masks behind the numbers.
         one_click_iou: Mean IoU after one click, in [0, 1].
+        one_click_boundary_iou: Mean Boundary IoU after one click, in [0, 1].
         noc80: Mean number of clicks to IoU 0.80; likewise 85, 90, 95.
         noc85: See `noc80`.
         noc90: See `noc80`.
@@ -59,6 +61,7 @@ class Row:
     mode: str
     num_masks: int
     one_click_iou: float | None = None
+    one_click_boundary_iou: float | None = None
     noc80: float | None = None
     noc85: float | None = None
     noc90: float | None = None
@@ -110,6 +113,8 @@ def tabulate(results: Sequence[ImageResult], objects: Sequence[ObjectRow], confi
 
 def _row(dataset: str, model: str, mode: str, objects: Sequence[ObjectRow]) -> Row:
     numbers: dict[str, float] = {"one_click_iou": float(np.mean([one.ious[0] for one in objects]))}
+    if strips := [one.boundary_iou for one in objects if one.boundary_iou is not None]:
+        numbers["one_click_boundary_iou"] = float(np.mean(strips))
     for name in objects[0].numbers:
         mean_or_sum = np.sum if name.startswith("failures") else np.mean
         numbers[name] = float(mean_or_sum([one.numbers[name] for one in objects]))
@@ -117,8 +122,9 @@ def _row(dataset: str, model: str, mode: str, objects: Sequence[ObjectRow]) -> R
 
 
 def _recall_rows(dataset: str, results: Sequence[ImageResult], config: EvaluationConfig) -> list[Row]:
-    whole = {"base": ("base", "3 masks a point"), "tuned": ("tuned", "union of 10 g")}
-    whole |= {f"tuned g = {g:g}": ("tuned", f"fixed g = {g:g}") for g in config.fixed}
+    whole = {"base": ("base", "grid: 3 masks a point"), "tuned": ("tuned", "grid: union of 10 g")}
+    whole |= {f"tuned g = {g:g}": ("tuned", f"grid: fixed g = {g:g}") for g in config.fixed}
+    whole |= {"felzenszwalb": ("felzenszwalb", f"regions at {len(SCALES)} scales")}
     rows = []
     for method, (model, mode) in whole.items():
         states = [one.recall[method] for one in _of(dataset, results) if method in one.recall]
@@ -129,7 +135,7 @@ def _recall_rows(dataset: str, results: Sequence[ImageResult], config: Evaluatio
         numbers = {f"ar{k}": found[f"AR@{k}"] for k in metric.max_detections}
         numbers |= {f"ar1000{ours}": found[f"AR{theirs}@1000"] for theirs, ours in _SIZES.items()}
         known: dict[str, Any] = {name: value for name, value in numbers.items() if value >= 0}
-        mode = f"whole image, grid: {mode}"
+        mode = f"whole image, {mode}"
         rows.append(Row(dataset=dataset, model=model, mode=mode, num_masks=int(metric.num_masks[0]), **known))
     return rows
 

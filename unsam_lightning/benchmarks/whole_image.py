@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -75,8 +77,7 @@ def propose_masks(
     Source: SAM's automatic mask generator: a grid, one click a prompt; its stability score.
     Differs: predicted IoU and stability rank the masks, where SAM cuts by both; there is no cut.
     """
-    offsets = (torch.arange(points_per_side, device=model.device) + 0.5) * (model.image_size / points_per_side)
-    grid = torch.cartesian_prod(offsets, offsets).flip(1)  # (P, 2), x and y
+    grid = grid_points(points_per_side, model.image_size).to(model.device)
     asked = torch.tensor([0.0] if granularities is None else list(granularities), device=model.device)
     points, wanted = grid.repeat_interleave(len(asked), 0)[:, None], asked.repeat(len(grid))
     at_a_time = prompts_within(memory_gb, model, 0, 0)  # nothing here is in the image's own size
@@ -93,6 +94,12 @@ def propose_masks(
         scores.append(decoded.iou.float() * of_stability)
     score = torch.cat(scores)  # (P G, M)
     return Proposals(torch.cat(logits), score.flatten(), wanted[:, None].expand(score.shape).flatten())
+
+
+def grid_points(points_per_side: int, size: float) -> Tensor:
+    """Return the centres of a grid over a square of that size, float32 (P, 2), x and y, row by row."""
+    offsets = (torch.arange(points_per_side) + 0.5) * (size / points_per_side)
+    return torch.cartesian_prod(offsets, offsets).flip(1)
 
 
 def stability(masks: Tensor, offset: float = 1.0) -> Tensor:
@@ -126,12 +133,21 @@ def proposal_recall(proposals: Proposals, sample: EvalSample) -> AverageRecall:
         proposals: Distinct ones.
         sample: The image's ground truth, with at least one mask.
     """
-    height, width = sample.image.shape[:2]
+    size = sample.image.shape[:2]
     rles = []
     for part in proposals.logits.split(64):
-        large = torch.nn.functional.interpolate(part[:, None].float(), (height, width), mode="bilinear")[:, 0] > 0
+        large = torch.nn.functional.interpolate(part[:, None].float(), size, mode="bilinear")[:, 0] > 0
         rles += encode_masks(large.cpu().numpy())
+    return _recall(rles, proposals.scores.tolist(), sample)
+
+
+def mask_recall(masks: npt.NDArray[np.bool_], sample: EvalSample) -> AverageRecall:
+    """Return the recall of masks (N, H, W) without scores, the best first; see `proposal_recall`."""
+    return _recall(encode_masks(masks), list(range(len(masks), 0, -1)), sample)
+
+
+def _recall(rles: Sequence[str], scores: Sequence[float], sample: EvalSample) -> AverageRecall:
+    size = list(sample.image.shape[:2])
     metric = AverageRecall()
-    coco = [{"size": [height, width], "counts": rle.encode("ascii")} for rle in rles]
-    metric.update(sample.masks, coco, proposals.scores.tolist())
+    metric.update(sample.masks, [{"size": size, "counts": rle.encode("ascii")} for rle in rles], scores)
     return metric

@@ -87,7 +87,11 @@ def boundary_iou(pred: npt.NDArray[Any], gt: npt.NDArray[Any], ratio: float = 0.
     """
     mask, truth = _pair(pred, gt)
     width = max(1, round(ratio * float(np.hypot(*truth.shape))))
-    return mask_iou(_strip(mask, width), _strip(truth, width))
+    left, top, across, down = cv2.boundingRect((mask | truth).view(np.uint8))
+    if across == 0:
+        return 1.0
+    box = (slice(top, top + down), slice(left, left + across))  # what is beyond is outside of both, as the frame is
+    return mask_iou(_strip(mask[box], width), _strip(truth[box], width))
 
 
 def mask_iou(pred: npt.NDArray[Any], gt: npt.NDArray[Any], void: npt.NDArray[Any] | None = None) -> float:

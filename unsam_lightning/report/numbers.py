@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from unsam_lightning.benchmarks.objects import AUTOMATIC, ObjectRow
+from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO, ObjectRow
 from unsam_lightning.benchmarks.tables import Row
 from unsam_lightning.report.bootstrap import Interval, bootstrap_mean
 from unsam_lightning.report.published import PUBLISHED
@@ -17,6 +17,7 @@ from unsam_lightning.report.runs import Run
 #: Numbers of objects: field of the row, heading, factor for print, decimals.
 _OF_OBJECTS = (
     ("one_click_iou", "1-IoU %", 100.0, 1),
+    ("one_click_boundary_iou", "boundary IoU %", 100.0, 1),
     ("noc80", "NoC80", 1.0, 2),
     ("noc85", "NoC85", 1.0, 2),
     ("noc90", "NoC90", 1.0, 2),
@@ -36,7 +37,7 @@ _OF_WHOLE = (
 _FAIR_PAIRS = (
     (("tuned", AUTOMATIC), ("base", "single mask")),
     (("tuned", AUTOMATIC), ("base", "its own choice of 3 masks")),
-    (("tuned", "oracle: GraCo's choice of 10 g"), ("base", "oracle: best of 3 masks per click")),
+    (("tuned", GRACO), ("base", "oracle: best of 3 masks per click")),
 )
 
 _DIAL = (
@@ -141,6 +142,8 @@ def _cell(run: Run, row: Row | None, name: str, factor: float, digits: int) -> s
 
 
 def _value(one: ObjectRow, name: str) -> float | None:
+    if name == "one_click_boundary_iou":
+        return one.boundary_iou
     return one.ious[0] if name == "one_click_iou" else one.numbers.get(name)
 
 

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from unsam_lightning.aside import explain_write_errors, write_text_aside
-from unsam_lightning.benchmarks.objects import AUTOMATIC
+from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO
 from unsam_lightning.report.charts import histogram, line_chart
 from unsam_lightning.report.numbers import TextTable, dataset_tables, published_tables
 from unsam_lightning.report.runs import Run, clicks_curve
@@ -20,7 +20,7 @@ from unsam_lightning.report.runs import Run, clicks_curve
 _DRAWN = (
     ("base", "single mask", "base, single mask"),
     ("tuned", AUTOMATIC, "tuned, automatic"),
-    ("tuned", "oracle: GraCo's choice of 10 g", "tuned, GraCo's oracle"),
+    ("tuned", GRACO, "tuned, GraCo's oracle"),
 )
 
 _STYLE = """
@@ -29,7 +29,8 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; 
 h1 { font-size: 1.6rem } h2 { margin-top: 2.6rem; border-bottom: 2px solid #ddd; padding-bottom: .2rem }
 h3 { margin: 1.6rem 0 .2rem; font-size: 1.05rem } p.note { color: #555; margin: .1rem 0 .5rem; max-width: 60rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px } th { text-align: left; color: #333 }
-th, td { padding: .22rem .6rem; border-bottom: 1px solid #e4e4e4; white-space: nowrap } td.number { text-align: right;
+th, td { padding: .22rem .5rem; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
+th { white-space: normal; vertical-align: bottom; max-width: 7rem } td.number { text-align: right;
   font-variant-numeric: tabular-nums } .range { color: #777; font-size: 11px }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .chart { width: 440px }
 .chart figcaption { font-size: 12px; color: #333 } .chart i { display: inline-block; width: 11px; height: 11px;

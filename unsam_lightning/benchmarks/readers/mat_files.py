@@ -24,8 +24,10 @@ class _MatFiles:
     """Images and .mat files by name; see `SBD` and `PascalPart`."""
 
     def __init__(self, root: str | Path, images: str, annotations: str, split: str | None) -> None:
-        folder = find_layout(Path(root), [images, annotations, *([split] if split else [])])
-        self._files = pair_files(folder / images, folder / annotations, ".mat", folder / split if split else None)
+        folder = find_layout(Path(root), [images, annotations])
+        # Apart: SBD's train_noval.txt is no part of its archive, which has a folder of its own.
+        names = find_layout(Path(root), [split]) / split if split else None
+        self._files = pair_files(folder / images, folder / annotations, ".mat", names)
         self.keys = [key for key, _, _ in self._files]
 
     def __len__(self) -> int:
