@@ -22,14 +22,18 @@ def test_overlaps_by_hand() -> None:
     torch.testing.assert_close(iou, torch.tensor(expected, dtype=torch.float32))
 
 
+def test_overlaps_with_others_by_hand() -> None:
+    iou = overlaps(strips(0, 2, 5)[None], strips(0, 4)[None])[0]
+    torch.testing.assert_close(iou, torch.tensor([[1, 0], [0, 0.5], [0, 0.8]], dtype=torch.float32))
+
+
 def test_the_mask_of_the_highest_expected_iou_is_chosen() -> None:
-    masks = torch.stack((strips(1, 5, 5, 10), strips(1, 5, 5, 10)))
-    iou = torch.tensor([[0.5, 0.5, 0.5, 0.5], [1.0, 0.0, 0.0, 0.1]])
-    assert choose_granularity(masks, iou, 1.0)[0].item() == 1  # (0.2 + 1 + 1 + 0.5) / 4 beats all
-    assert choose_granularity(masks, iou, 1.0)[1].item() == 0  # the first is the only one that is believed in
-    assert (
-        choose_granularity(masks[:1], torch.tensor([[0.9, 0.6, 0.6, 0.6]]), sharpness=30.0).item() == 0
-    )  # and here it is believed in much more
+    masks = strips(1, 5, 6, 10).expand(3, -1, -1, -1)
+    hypotheses = strips(1, 5, 10).expand(3, -1, -1, -1)
+    iou = torch.tensor([[0.5, 0.5, 0.5], [0.9, 0.1, 0.1], [0.1, 0.1, 0.9]])
+    # Believing all alike: (1 + 0.2 + 0.1), (0.2 + 1 + 0.5), (1/6 + 5/6 + 0.6), (0.1 + 0.5 + 1) thirds.
+    assert choose_granularity(masks, hypotheses, iou).tolist() == [1, 0, 3]
+    assert choose_granularity(masks, hypotheses, iou, sharpness=0.0).tolist() == [1, 1, 1]
 
 
 def test_levels_are_the_stretches_that_hardly_change() -> None:

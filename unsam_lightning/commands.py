@@ -131,6 +131,9 @@ def segment(args: list[str]) -> None:
         default=[0.1, 0.3, 0.6, 1.0],
         help=f"numbers from 0.1 to 1.0, or {', '.join(f'{name} ({value:g})' for name, value in LEVELS.items())}",
     )
+    parser.add_argument(
+        "--automatic", action="store_true", help="the levels the image offers there, the first choice *"
+    )
     parser.add_argument("--base", help="where the checkpoint finds its base model, if not under its recorded name")
     parser.add_argument("--out", type=Path, default=Path("segments"), help="folder for the PNG files")
     parser.add_argument("--device", default="cpu")
@@ -155,15 +158,20 @@ def segment(args: list[str]) -> None:
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
     base = {"base": options.base} if options.base else {}
     model = UnSAM.from_pretrained(options.checkpoint, **base).to(options.device)
-    masks, ious = Predictor(model, image).predict(clicks, labels, options.granularity)
+    predictor, granularities, first_choice = Predictor(model, image), options.granularity, None
+    if options.automatic:
+        masks, granularities, ious, first_choice = predictor.offer(clicks, labels)
+    else:
+        masks, ious = predictor.predict(clicks, labels, granularities)
     out = options.out
     with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    for granularity, mask, iou in zip(options.granularity, masks, ious, strict=True):
+    titles = [f"g = {g:g}{' *' if k == first_choice else ''}" for k, g in enumerate(granularities)]
+    for granularity, title, mask, iou in zip(granularities, titles, masks, ious, strict=True):
         path = out / f"{options.image.stem}_g{granularity:g}.png"
         Image.fromarray(mask).save(path)
-        print(f"g = {granularity:g}: {int(mask.sum())} px, predicted IoU {iou:.2f}, {path}")
+        print(f"{title}: {int(mask.sum())} px, predicted IoU {iou:.2f}, {path}")
     tiles = [mark_clicks(overlay(image, mask), clicks, labels) for mask in masks]
     path = out / f"{options.image.stem}_masks.png"
-    Image.fromarray(tile_rows([tiles], [f"g = {g:g}" for g in options.granularity], height=320)).save(path)
+    Image.fromarray(tile_rows([tiles], titles, height=320)).save(path)
     print(f"overlay: {path}")

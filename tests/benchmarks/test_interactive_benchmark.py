@@ -188,7 +188,10 @@ class PaintedModel(DiscModel):
         self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any = None, **_: Any
     ) -> Decoded:
         click = labels.shape[1] - 1
-        out = torch.stack([torch.from_numpy(self.answers[round(float(g), 1)][click]) for g in granularity])[:, None]
+        asked = (
+            [1.0] * len(labels) if granularity is None else granularity.tolist()
+        )  # stock answers decide nothing here
+        out = torch.stack([torch.from_numpy(self.answers[round(g, 1)][click]) for g in asked])[:, None]
         out = torch.where(out, 1.0, -1.0)
         return Decoded(out, out.mean((2, 3)), out[:, :, 0], out[:, :1, 0, 0], None)
 
@@ -204,7 +207,7 @@ def covering(share: float) -> np.ndarray:
 
 
 def painted_sessions(rising: dict[float, list[float]], chosen: float = 0.5, **options: Any) -> dict[float, list[float]]:
-    """The sessions of one object; `chosen` is what the model chooses by itself."""
+    """The sessions of one object; `chosen` is what the model is made to choose."""
     model = PaintedModel({g: [covering(s) for s in rising.get(g, [0.1] * 4)] for g in SWEEP})
     sample = EvalSample(
         key="k", image=np.zeros((16, 16, 3), np.uint8), masks=covering(1.0)[None].astype(np.int8), ids=["m"]
@@ -247,3 +250,27 @@ def test_exactly_the_target_ends_a_session() -> None:
 
 def test_nobody_arrives() -> None:
     assert set(map(len, painted_sessions({}, fixed=()).values())) == {4}
+
+
+class HintedModel(PaintedModel):
+    """At every granularity g a mask of so much of the object; as stock SAM-2 three prepared masks."""
+
+    def __init__(self, meant: float) -> None:
+        super().__init__({g: [covering(g)] for g in SWEEP})
+        self.stock = np.stack([covering(meant), covering(0.1), covering(1.0)])
+
+    def decode(
+        self, embedding: Any, points: torch.Tensor, labels: torch.Tensor, granularity: Any = None, **options: Any
+    ) -> Decoded:
+        if granularity is not None:
+            return super().decode(embedding, points, labels, granularity, **options)
+        out = torch.where(torch.from_numpy(self.stock)[None], 1.0, -1.0)
+        return Decoded(out, torch.tensor([[1.0, 0.2, 0.2]]), out[:, :, 0], out[:, :1, 0, 0], None)
+
+
+@pytest.mark.parametrize("meant", [0.3, 0.8])
+def test_the_model_chooses_what_its_base_means(meant: float) -> None:
+    truth = covering(1.0)[None].astype(np.int8)
+    sample = EvalSample(key="k", image=np.zeros((16, 16, 3), np.uint8), masks=truth, ids=["m"])
+    results = evaluate_interactive(HintedModel(meant), "embedding", sample, methods=("tuned",), max_clicks=1)
+    assert [r.granularity for r in results if r.is_automatic] == [meant]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import SWEEP
 from unsam_lightning.model import UnSAM
 from unsam_lightning.segment.interactive import Predictor
 
@@ -97,3 +98,20 @@ def test_bad_granularities_are_user_errors(predictor: Predictor, granularity: li
 def test_other_images_are_user_errors(model: UnSAM, image: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"uint8 \(H, W, 3\); found"):
         Predictor(model, image)
+
+
+def test_levels_are_offered_with_a_first_choice(model: UnSAM, photo: np.ndarray, predictor: Predictor) -> None:
+    offered = predictor.offer([[30, 20]], [1])
+    assert 1 <= len(offered.masks) == len(offered.granularity) == len(offered.iou) <= 10
+    assert offered.granularity == sorted(offered.granularity)
+    again, iou = predictor.predict([[30, 20]], [1], offered.granularity)
+    assert (again == offered.masks).mean() > 0.999
+    assert iou == pytest.approx(offered.iou, abs=1e-4)
+    # What is shown first is, of the whole sweep, what SAM-2's own masks agree with most.
+    three = model.decode(predictor.embedding, *predictor._prompt([[30, 20]], [1]), multimask=True)
+    sweep, _ = predictor.predict([[30, 20]], [1], SWEEP)
+    hypotheses = predictor._at_image_size(three.masks)[0]
+    weight = three.iou[0].numpy() ** 4
+    overlap = np.array([[(a & b).sum() / max((a | b).sum(), 1) for b in hypotheses] for a in sweep])
+    expected = overlap @ weight / weight.sum()
+    assert expected[SWEEP.index(offered.granularity[offered.first_choice])] == pytest.approx(expected.max(), abs=0.02)

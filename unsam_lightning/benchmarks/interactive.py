@@ -74,7 +74,6 @@ class _Session:
     prediction: npt.NDArray[np.bool_]
     ious: list[float] = field(default_factory=list)
     logits: Tensor | None = None
-    predicted_iou: float = 0.0
     is_automatic: bool = False
     first_mask: str | None = None
     first_boundary_iou: float | None = None
@@ -129,6 +128,7 @@ def evaluate_interactive(
                 for start in range(0, len(chosen), prompts):
                     _advance(model, decode, chosen[start : start + prompts], method)
             if click == 0:
+                _choose(model, decode, [s for s in sessions if s.method == "tuned"], prompts)
                 _note_first_click(sessions, sample.masks, on_sweep)
             for session in running:
                 session.is_over = session.ious[-1] >= target or click + 1 == max_clicks
@@ -154,19 +154,31 @@ def _start(mask: npt.NDArray[np.int8], number: int, methods: Sequence[Method]) -
     return sessions
 
 
+def _sweeps(sessions: Sequence[_Session]) -> dict[int, list[_Session]]:
+    """Return the sessions of each object, by its position."""
+    sweeps: dict[int, list[_Session]] = {}
+    for session in sessions:
+        sweeps.setdefault(session.mask, []).append(session)
+    return sweeps
+
+
+def _choose(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], prompts: int) -> None:
+    """Let the model choose a granularity for each object after its first click, without ground truth."""
+    sweeps = list(_sweeps(sessions).values())
+    for start in range(0, len(sweeps), prompts):
+        part = sweeps[start : start + prompts]
+        stock = decode(*_clicks(model, [sweep[0] for sweep in part]), None, None, True)
+        logits = torch.stack([torch.cat([s.logits for s in sweep if s.logits is not None]) for sweep in part])
+        for sweep, best in zip(part, choose_granularity(logits, stock.masks, stock.iou).tolist(), strict=True):
+            sweep[best].is_automatic = True
+
+
 def _note_first_click(
     sessions: Sequence[_Session], truths: npt.NDArray[np.int8], on_sweep: SweepListener | None
 ) -> None:
-    """Let the model choose a granularity for each object, keep what to show and to tell, and hand the sweeps on."""
-    sweeps: dict[int, list[_Session]] = {}
-    for session in sessions:
-        if session.method == "tuned":
-            sweeps.setdefault(session.mask, []).append(session)
-    for number, sweep in sweeps.items():
-        logits = torch.cat([session.logits for session in sweep if session.logits is not None])[None]  # (1, G, h, w)
-        scores = torch.tensor([[session.predicted_iou for session in sweep]], device=logits.device)
-        sweep[int(choose_granularity(logits, scores)[0])].is_automatic = True
-        if on_sweep is not None:
+    """Keep what to show and to tell of the first click, and hand the sweeps on."""
+    if on_sweep is not None:
+        for number, sweep in _sweeps([session for session in sessions if session.method == "tuned"]).items():
             on_sweep(number, np.stack([session.prediction for session in sweep]), sweep[0].clicker.clicks[0])
     for session in sessions:
         if session.is_automatic or session.method == "base_single":
@@ -187,14 +199,9 @@ def _end_hopeless(sessions: Sequence[_Session], fixed: Sequence[float]) -> None:
 def _advance(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], method: Method) -> None:
     """Predict one more mask for sessions that have equally many clicks, and note its IoU."""
     height, width = sessions[0].prediction.shape
-    clicks = np.array([[(x, y, positive) for y, x, positive in s.clicker.clicks] for s in sessions], dtype=np.float32)
-    scale = np.array([model.image_size / width, model.image_size / height], dtype=np.float32)
-    points = torch.from_numpy(clicks[..., :2] * scale).to(model.device)  # (P, K, 2)
-    labels = torch.from_numpy(clicks[..., 2]).to(model.device)
     previous = [s.logits for s in sessions if s.logits is not None]
     decoded = decode(
-        points,
-        labels,
+        *_clicks(model, sessions),
         torch.tensor([s.granularity for s in sessions], device=model.device) if method == "tuned" else None,
         torch.stack(previous) if previous else None,
         method in ("base_own_choice", "base_best_of_three"),
@@ -212,8 +219,16 @@ def _advance(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], 
             iou = ious[best]
         # Copies: a view would keep the whole pass in memory.
         session.prediction, session.logits = masks[best].copy(), logits[best : best + 1].float().clone()
-        session.predicted_iou = float(score[best])
         session.ious.append(iou)
+
+
+def _clicks(model: UnSAM, sessions: Sequence[_Session]) -> tuple[Tensor, Tensor]:
+    """Return points (P, K, 2) in pixels of the model's frame and labels (P, K) of sessions with K clicks each."""
+    height, width = sessions[0].prediction.shape
+    clicks = np.array([[(x, y, positive) for y, x, positive in s.clicker.clicks] for s in sessions], dtype=np.float32)
+    scale = np.array([model.image_size / width, model.image_size / height], dtype=np.float32)
+    points = torch.from_numpy(clicks[..., :2] * scale).to(model.device)
+    return points, torch.from_numpy(clicks[..., 2]).to(model.device)
 
 
 def _result(session: _Session, ids: Sequence[str]) -> SessionResult:

@@ -2,6 +2,8 @@
 
     predictor = Predictor(UnSAM.from_pretrained("runs/quickstart/.../last.ckpt"), image)
     masks, iou = predictor.predict(clicks_xy=[[120, 80]], labels=[1], granularity=[0.1, 0.3, 0.6, 1.0])
+    offered = predictor.offer(clicks_xy=[[120, 80]], labels=[1])         # the levels that the image has there
+    offered.masks[offered.first_choice]
 
 Next in the tour: `segment/stock.py`.
 """
@@ -9,15 +11,33 @@ Next in the tour: `segment/stock.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from unsam_lightning.automatic import choose_granularity, stable_levels
 from unsam_lightning.errors import UserError
-from unsam_lightning.granularity import check_granularity
+from unsam_lightning.granularity import SWEEP, check_granularity
 from unsam_lightning.model import UnSAM
 from unsam_lightning.sweep import decode_sweep
+
+
+class Offered(NamedTuple):
+    """The L distinct answers to some clicks, finest first.
+
+    Args:
+        masks: bool (L, H, W).
+        granularity: L numbers of the sweep, one that stands for each level.
+        iou: Predicted IoU float32 (L,).
+        first_choice: Which to show first.
+    """
+
+    masks: npt.NDArray[np.bool_]
+    granularity: list[float]
+    iou: npt.NDArray[np.float32]
+    first_choice: int
 
 
 class Predictor:
@@ -61,6 +81,45 @@ class Predictor:
             UserError: No click, a click outside the image, labels of another number or value, no granularity or one
                 out of range.
         """
+        points, inside = self._prompt(clicks_xy, labels)
+        if granularity is None:
+            decoded = self.model.decode(self.embedding, points, inside)
+        else:
+            if len(granularity) == 0:
+                raise UserError(expected="at least one granularity", found="none", remedy="give e.g. [0.1, 0.5, 1.0]")
+            check_granularity(torch.tensor(list(granularity)))
+            decoded = decode_sweep(self.model, self.embedding, points, inside, list(granularity))
+        return self._at_image_size(decoded.masks)[0], decoded.iou[0].float().cpu().numpy()
+
+    @torch.no_grad()
+    def offer(self, clicks_xy: npt.ArrayLike, labels: Sequence[int]) -> Offered:
+        """Return the levels that the image offers at some clicks, without being told a granularity.
+
+        A level is a stretch of the sweep over which the mask hardly changes, see `automatic.stable_levels`; the one to
+        show first contains what `automatic.choose_granularity` chooses.
+
+        Args:
+            clicks_xy: As in `predict`.
+            labels: As in `predict`.
+
+        Returns:
+            L >= 1 levels; a single empty mask where the sweep has nothing but empty ones.
+
+        Raises:
+            UserError: As `predict`.
+        """
+        points, inside = self._prompt(clicks_xy, labels)
+        sweep = decode_sweep(self.model, self.embedding, points, inside, SWEEP)
+        stock = self.model.decode(self.embedding, points, inside, multimask=True)
+        chosen = int(choose_granularity(sweep.masks, stock.masks, stock.iou)[0])
+        levels = stable_levels(sweep.masks[0], sweep.iou[0])
+        # The choice stands for its level; an empty one is a level of its own.
+        picks = sorted({chosen, *(level.best for level in levels if not level.first <= chosen <= level.last)})
+        masks = self._at_image_size(sweep.masks[:, picks])[0]
+        return Offered(masks, [SWEEP[k] for k in picks], sweep.iou[0, picks].float().cpu().numpy(), picks.index(chosen))
+
+    def _prompt(self, clicks_xy: npt.ArrayLike, labels: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return points (1, K, 2) in pixels of the model's frame and labels (1, K)."""
         clicks = np.asarray(clicks_xy, dtype=np.float32).reshape(-1, 2)
         outside = [tuple(click) for click in clicks.tolist() if not self._contains(click)]
         if outside or len(clicks) == 0 or len(labels) != len(clicks) or not set(labels) <= {0, 1}:
@@ -69,19 +128,13 @@ class Predictor:
                 found=f"click {outside[0]}" if outside else f"{len(clicks)} clicks with labels {list(labels)}",
                 remedy="give x from 0 to the width and y from 0 to the height, in pixels",
             )
-        if granularity is not None:
-            if len(granularity) == 0:
-                raise UserError(expected="at least one granularity", found="none", remedy="give e.g. [0.1, 0.5, 1.0]")
-            check_granularity(torch.tensor(list(granularity)))
         scale = torch.tensor([self.model.image_size / self.width, self.model.image_size / self.height])
         points = (torch.from_numpy(clicks) * scale).to(self.model.device)[None]
-        inside = torch.tensor([list(labels)], device=self.model.device)
-        if granularity is None:
-            decoded = self.model.decode(self.embedding, points, inside)
-        else:
-            decoded = decode_sweep(self.model, self.embedding, points, inside, list(granularity))
-        large = torch.nn.functional.interpolate(decoded.masks.float(), (self.height, self.width), mode="bilinear")
-        return (large[0] > 0).cpu().numpy(), decoded.iou[0].float().cpu().numpy()
+        return points, torch.tensor([list(labels)], device=self.model.device)
+
+    def _at_image_size(self, masks: torch.Tensor) -> npt.NDArray[np.bool_]:
+        large = torch.nn.functional.interpolate(masks.float(), (self.height, self.width), mode="bilinear")
+        return np.asarray((large > 0).cpu().numpy())
 
     def _contains(self, click: Sequence[float]) -> bool:
         return bool(0 <= click[0] < self.width and 0 <= click[1] < self.height)
