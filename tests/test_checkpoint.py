@@ -207,3 +207,8 @@ def test_official_adapter_trains_on_in_our_format(
     torch.save(adapter_content(model), tmp_path / "ours.ckpt")
     loaded = UnSAM.from_pretrained(str(tmp_path / "ours.ckpt"), config=config, base=str(tmp_path / "released.pt"))
     assert torch.equal(mask_of(loaded), mask_of(model))
+
+
+def test_adapter_of_a_later_version_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="settings colour, flavour"):
+        AdapterConfig.from_dict(AdapterConfig().to_dict() | {"flavour": 1, "colour": 2})

@@ -5,7 +5,7 @@ Next in the tour: `decoder.py`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from unsam_lightning.errors import UserError
@@ -70,7 +70,18 @@ class AdapterConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AdapterConfig:
-        """Return the config that `to_dict` described."""
+        """Return the config that `to_dict` described.
+
+        Raises:
+            UserError: Names that this version does not know, as a later one may have written.
+        """
+        unknown = sorted(values.keys() - {each.name for each in fields(AdapterConfig)})
+        if unknown:
+            raise UserError(
+                expected="an adapter whose settings this version of unsam_lightning knows",
+                found=f"settings {', '.join(unknown)}",
+                remedy="use the version that wrote the checkpoint, or a later one",
+            )
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return AdapterConfig(**plain)
 
