@@ -7,8 +7,9 @@ import torch
 
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import NAMES, Base, build_sam
-from unsam_lightning.decoder import GranularityDecoder, GranularityEncoder, LoRALinear
+from unsam_lightning.decoder import Embedding, GranularityDecoder, GranularityEncoder
 from unsam_lightning.errors import UserError
+from unsam_lightning.lora import LoRALinear
 from unsam_lightning.model import UnSAM
 
 
@@ -52,7 +53,8 @@ def test_compact_preset_keeps_the_abstracts_promise(small: torch.nn.Module) -> N
     image = torch.randn(1, 256, 8, 8)
     high_res = (torch.randn(1, 32, 32, 32), torch.randn(1, 64, 16, 16))
     prompt = torch.randn(1, 2, 256)
-    out = decoder(small.sam_mask_decoder, image, image, prompt, image, high_res, torch.tensor([0.5]))
+    embedding, index = Embedding(image, high_res), torch.zeros(1, dtype=torch.long)
+    out = decoder(small.sam_mask_decoder, embedding, index, image, prompt, image, torch.tensor([0.5]))
     (out[0].sum() + out[1].sum()).backward()
     assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
 
@@ -145,7 +147,8 @@ def test_warm_start_is_near_sams_own_mask_and_a_cold_one_is_not(small: torch.nn.
     def correlation(config: AdapterConfig) -> float:
         torch.manual_seed(1)
         out = adapter_of(small, config).eval()
-        masks = out(small.sam_mask_decoder, image, image_pe, sparse, dense, high_res, torch.tensor([0.2, 0.9]))[0]
+        embedding, index, wanted = Embedding(image, high_res), torch.arange(2), torch.tensor([0.2, 0.9])
+        masks = out(small.sam_mask_decoder, embedding, index, image_pe, sparse, dense, wanted)[0]
         return float(torch.corrcoef(torch.stack((masks.flatten(), stock.flatten())))[0, 1])
 
     assert correlation(AdapterConfig()) > 0.85

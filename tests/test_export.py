@@ -96,7 +96,7 @@ def test_stock_layout_is_the_base_with_our_parts_in_its_places(tmp_path: Path) -
     assert torch.equal(state["sam_prompt_encoder.not_a_point_embed.weight"], token)
     assert torch.equal(state["sam_mask_decoder.mask_tokens.weight"][:1], model.decoder.token)
     name = "layers.1.self_attn.v_proj"
-    merged = model.decoder.transformer.get_submodule(name).weight()  # type: ignore[operator]
+    merged = model.decoder.transformer.get_submodule(name).weight
     assert torch.equal(state[f"sam_mask_decoder.transformer.{name}.weight"], merged)
 
 

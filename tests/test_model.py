@@ -8,9 +8,10 @@ import pytest
 import torch
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
+from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import Base, build_sam
-from unsam_lightning.decoder import AdapterConfig, LoRALinear
 from unsam_lightning.errors import UserError
+from unsam_lightning.lora import LoRALinear
 from unsam_lightning.model import Decoded, Embedding, UnSAM
 
 
@@ -206,9 +207,9 @@ def test_official_weights_refine_a_mask_prompt(golden: tuple[UnSAM, dict[str, to
 @torch.no_grad()
 def test_one_granularity_for_all_or_one_each(nano: UnSAM, one: Embedding) -> None:
     wanted = prompts(3, 2, 256)
-    each = nano.decode(one, wanted["points_xy"], wanted["labels"], torch.tensor([0.1, 0.6, 0.6]))
+    each = nano.decode(one, wanted["points_xy"], wanted["labels"], torch.tensor([0.1, 0.6, 0.6]), with_pixels=True)
     for number, rows in ((0.1, [0]), (0.6, [1, 2]), (torch.tensor(0.6), [1, 2])):
-        same = nano.decode(one, wanted["points_xy"], wanted["labels"], number)
+        same = nano.decode(one, wanted["points_xy"], wanted["labels"], number, with_pixels=True)
         for mine, all_alike in zip(each, same, strict=True):
             torch.testing.assert_close(mine[rows], all_alike[rows], atol=1e-5, rtol=1e-5)
     assert each.masks.shape == (3, 1, 64, 64)

@@ -34,7 +34,7 @@ def step(prompts_per_pass: int | None) -> tuple[float, dict[str, torch.Tensor], 
     """Return loss, gradients and the sizes of all decoder passes."""
     model = UnSAM.from_pretrained("nano", seed=1).train()
     sizes: list[int] = []
-    model.decoder.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[1])))
+    model.decoder.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[2])))
     torch.manual_seed(0)
     result = training_objective(
         model, views(), LossWeights(), Prompting(num_corrections=2, prompts_per_pass=prompts_per_pass)

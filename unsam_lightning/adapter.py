@@ -1,6 +1,6 @@
 """The shape of the adapter, everything that trains: its sizes, its parts, and three named presets.
 
-Next in the tour: `decoder.py`.
+Next in the tour: `lora.py`.
 """
 
 from __future__ import annotations

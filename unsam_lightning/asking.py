@@ -63,9 +63,14 @@ class Asked:
     granularity: Tensor
 
     def decode(
-        self, model: UnSAM, embedding: Embedding, previous: Tensor | None = None, prompts_per_pass: int | None = None
+        self,
+        model: UnSAM,
+        embedding: Embedding,
+        previous: Tensor | None = None,
+        prompts_per_pass: int | None = None,
+        with_pixels: bool = False,
     ) -> Decoded:
-        """Return the model's answer; `previous` logits are the mask prompt.
+        """Return the model's answer; `previous` logits are the mask prompt; `with_pixels`: see `UnSAM.decode`.
 
         With `prompts_per_pass`, only the answers are kept for the backward pass, which computes everything else again
         for so many prompts at a time.
@@ -79,6 +84,7 @@ class Asked:
                 self.granularity[part],
                 masks=None if previous is None else previous[part],
                 image_index=self.image_index[part],
+                with_pixels=with_pixels,
             )
 
         count = len(self.image_index)
@@ -86,7 +92,11 @@ class Asked:
             return decode(slice(None))
         parts = [slice(first, first + prompts_per_pass) for first in range(0, count, prompts_per_pass)]
         answers = [checkpoint(decode, part, use_reentrant=False) for part in parts]
-        return Decoded(*(torch.cat(values) for values in zip(*answers, strict=True)))
+        masks, iou, tokens, score = (
+            torch.cat(values) for values in zip(*(answer[:4] for answer in answers), strict=True)
+        )
+        pixels = torch.cat([each.pixels for each in answers if each.pixels is not None]) if with_pixels else None
+        return Decoded(masks, iou, tokens, score, pixels)
 
     def corrected(
         self, previous: Tensor, masks: Tensor, generator: torch.Generator | None, sampler: ClickSampler

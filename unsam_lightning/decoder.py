@@ -8,7 +8,6 @@ Source: UnSAMv2 (arXiv 2511.13714) section 3.4; HQ-SAM's extra output token. Nex
 
 from __future__ import annotations
 
-import copy
 import itertools
 from typing import Any, NamedTuple
 
@@ -17,6 +16,8 @@ from sam2.modeling.sam2_utils import MLP
 from torch import Tensor, nn
 
 from unsam_lightning.adapter import AdapterConfig
+from unsam_lightning.lora import merge_lora, share_with_lora
+from unsam_lightning.two_way import in_pixel_order, two_way, upscaled
 
 
 class Embedding(NamedTuple):
@@ -49,7 +50,7 @@ class Decoded(NamedTuple):
         iou: Predicted IoU of each mask, (P, M).
         tokens: Mask tokens after the transformer, (P, 1 or 3, D).
         object_score: Logits (P, 1): is there an object at all.
-        pixels: Embeddings of the pixels, (P, D/8, h, w); None from stock SAM-2, which does not hand them out.
+        pixels: Embeddings of the pixels, (P, D/8, h, w); None where not asked for, and from stock SAM-2.
     """
 
     masks: Tensor
@@ -87,41 +88,6 @@ class GranularityEncoder(nn.Module):
         return token
 
 
-class LoRALinear(nn.Module):
-    """A frozen linear layer plus a trained update of low rank: W x + (alpha / r) B A x.
-
-    Args:
-        base: The layer that is adapted; its parameters are shared, not copied.
-    """
-
-    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
-        super().__init__()
-        self.base = base
-        self.lora_a = nn.Parameter(torch.randn(rank, base.in_features) * 0.01)
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
-        self.scale = alpha / rank
-        self.dropout = dropout
-
-    def weight(self) -> Tensor:
-        """Return the adapted weight matrix, W + (alpha / r) B A."""
-        return self.base.weight + self.scale * (self.lora_b @ self.lora_a)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the adapted layer to (..., in) and return (..., out)."""
-        if self.training and self.dropout > 0:
-            update = nn.functional.dropout(x, self.dropout) @ self.lora_a.T @ self.lora_b.T
-            return nn.functional.linear(x, self.base.weight, self.base.bias) + self.scale * update
-        # Folding the update into the weight costs one small product instead of two passes over the image tokens.
-        return nn.functional.linear(x, self.weight(), self.base.bias)
-
-    def merged(self) -> nn.Linear:
-        """Return a plain layer with the update folded in, for inference."""
-        layer = nn.Linear(self.base.in_features, self.base.out_features).to(self.base.weight)
-        layer.weight = nn.Parameter(self.weight().detach(), requires_grad=False)
-        layer.bias = nn.Parameter(self.base.bias.detach().clone(), requires_grad=False)
-        return layer
-
-
 class GranularityDecoder(nn.Module):
     """Everything that trains, and the decoder pass that uses it.
 
@@ -141,7 +107,7 @@ class GranularityDecoder(nn.Module):
         self.iou_head = MLP(dim, dim, 1, 2) if config.own_iou_head and config.own_mask_head else None
         if config.own_iou_head and not config.own_mask_head:
             self.iou_head = nn.Linear(dim, 1)
-        self.transformer = _share_with_lora(sam_decoder.transformer, config)
+        self.transformer = share_with_lora(sam_decoder.transformer, config)
         if config.warm_start:
             self._start_as_sam(sam_decoder, pad_token)
 
@@ -159,28 +125,30 @@ class GranularityDecoder(nn.Module):
     def forward(
         self,
         sam_decoder: Any,
-        image: Tensor,
+        embedding: Embedding,
+        index: Tensor,
         image_pe: Tensor,
         sparse: Tensor,
         dense: Tensor,
-        high_res: tuple[Tensor, Tensor],
         granularity: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        with_pixels: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Return the granularity mask of every prompt.
 
         Args:
             sam_decoder: The stock mask decoder: its tokens, upscaling and heads, all frozen.
-            image: Image tokens of each prompt's image, (P, D, s, s) at stride 16.
-            image_pe: Their positions, (1, D, s, s).
+            embedding: Of B images.
+            index: int64 (P,), which image each prompt belongs to.
+            image_pe: Positions of the image's tokens, (1, D, s, s).
             sparse: Prompt tokens, (P, K, D).
             dense: Mask prompts, (P, D, s, s).
-            high_res: Image features (P, D/8, 4s, 4s) and (P, D/4, 2s, 2s).
             granularity: (P,) in [0.1, 1].
+            with_pixels: Give the pixel embeddings too.
 
         Returns:
             mask logits (P, 1, 4s, 4s); predicted IoU (P, 1); the mask token after the transformer (P, D); object
             score logits (P, 1); pixel embeddings (P, D/8, 4s, 4s), whose product with the mask head's output is the
-            mask.
+            mask, or None.
         """
         prompts = torch.cat((sparse, self.granularity_encoder(granularity)[:, None].to(sparse.dtype)), dim=1)
         own = [sam_decoder.iou_token.weight, sam_decoder.mask_tokens.weight, self.token]
@@ -188,13 +156,12 @@ class GranularityDecoder(nn.Module):
             own.insert(0, sam_decoder.obj_score_token.weight)
         outputs = torch.cat(own)[None].expand(len(prompts), -1, -1)  # (P, T, D): the official order, ours last
         last = outputs.shape[1] - 1
-        queries, keys = self.transformer(
-            image + dense, image_pe.expand(len(prompts), -1, -1, -1), torch.cat((outputs, prompts), dim=1)
-        )
+        tokens = torch.cat((outputs, prompts), dim=1)
+        queries, keys = two_way(self.transformer, embedding.image, index, dense, image_pe, tokens)
         token_out = queries[:, last]  # (P, D)
-        pixels = _upscale(sam_decoder, keys.transpose(1, 2).reshape(image.shape), high_res)  # (P, D/8, 4s, 4s)
+        cells = upscaled(sam_decoder, keys, embedding.high_res, index)  # (P, N, 16, D/8)
         head = self.mask_head if self.mask_head is not None else sam_decoder.output_hypernetworks_mlps[0]
-        masks = torch.einsum("pc,pchw->phw", head(token_out), pixels)[:, None]
+        masks = in_pixel_order((cells.flatten(1, 2) @ head(token_out)[..., None]).view(*cells.shape[:3], 1))
         if self.iou_head is not None:
             iou = self.iou_head(token_out).sigmoid()
         else:
@@ -204,31 +171,8 @@ class GranularityDecoder(nn.Module):
             score = sam_decoder.pred_obj_score_head(queries[:, 0])
         else:
             score = torch.full_like(iou, 10.0)
-        return masks, iou, token_out, score, pixels
+        return masks, iou, token_out, score, in_pixel_order(cells) if with_pixels else None
 
     def merge_lora(self) -> None:
         """Fold every LoRA update into its layer, for inference: no cost at run time, no training any more."""
-        for name, module in list(self.transformer.named_modules()):
-            if isinstance(module, LoRALinear):
-                parent, _, child = name.rpartition(".")
-                setattr(self.transformer.get_submodule(parent), child, module.merged())
-
-
-def _upscale(sam_decoder: Any, image: Tensor, high_res: tuple[Tensor, Tensor]) -> Tensor:
-    up1, norm, act1, up2, act2 = sam_decoder.output_upscaling
-    stride8 = act1(norm(up1(image) + high_res[1]))
-    upscaled: Tensor = act2(up2(stride8) + high_res[0])
-    return upscaled
-
-
-def _share_with_lora(transformer: nn.Module, config: AdapterConfig) -> nn.Module:
-    """Return a transformer that shares every parameter with the given one and has LoRA on its attentions."""
-    shared = copy.deepcopy(transformer, memo={id(parameter): parameter for parameter in transformer.parameters()})
-    if config.lora_rank == 0:
-        return shared
-    for name, module in list(shared.named_modules()):
-        parent, _, child = name.rpartition(".")
-        if child in config.lora_targets and config.lora_blocks in parent and isinstance(module, nn.Linear):
-            adapted = LoRALinear(module, config.lora_rank, config.lora_alpha, config.lora_dropout)
-            setattr(shared.get_submodule(parent), child, adapted)
-    return shared
+        merge_lora(self.transformer)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from unsam_lightning.aside import written_aside
 from unsam_lightning.backbone import Base
 from unsam_lightning.checkpoint import adapter_state
-from unsam_lightning.decoder import LoRALinear
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import check_granularity
+from unsam_lightning.lora import LoRALinear
 from unsam_lightning.model import UnSAM
 from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
 from unsam_lightning.state_dicts import join_official
@@ -138,7 +138,7 @@ def sam2_state(model: UnSAM, granularity: float) -> dict[str, Tensor]:
     state = {name: value.clone() for name, value in model.sam.state_dict().items()}
     for name, module in model.decoder.transformer.named_modules():
         if isinstance(module, LoRALinear):
-            state[f"sam_mask_decoder.transformer.{name}.weight"] = module.weight()
+            state[f"sam_mask_decoder.transformer.{name}.weight"] = module.weight
     state["sam_mask_decoder.mask_tokens.weight"][:1] = model.decoder.token
     if model.decoder.mask_head is not None:
         prefix = "sam_mask_decoder.output_hypernetworks_mlps.0."

@@ -132,6 +132,7 @@ class UnSAM(nn.Module):
         masks: Tensor | None = None,
         image_index: Tensor | None = None,
         multimask: bool = False,
+        with_pixels: bool = False,
     ) -> Decoded:
         """Return a mask for every prompt; with a granularity the adapter's, without one stock SAM-2's.
 
@@ -145,6 +146,7 @@ class UnSAM(nn.Module):
             image_index: int64 (P,), which image each prompt belongs to. Default: all on the only image, or prompt i
                 on image i.
             multimask: Three masks instead of one; only for stock SAM-2.
+            with_pixels: Give the pixel embeddings too; only with a granularity.
 
         Raises:
             UserError: A granularity outside [0.1, 1] (checked on the CPU only: a look at GPU memory would stall it),
@@ -162,14 +164,14 @@ class UnSAM(nn.Module):
         count = len(sparse)
         if image_index is None:
             image_index = self._own_image(embedding, count)
-        here = embedding.select(image_index)
         if granularity is None:
-            return self._decode_stock(here, sparse, dense, multimask)
+            return self._decode_stock(embedding.select(image_index), sparse, dense, multimask)
         if not isinstance(granularity, Tensor) or granularity.device.type == "cpu":
             check_granularity(granularity)
         wanted = self.calibrated(torch.as_tensor(granularity, dtype=torch.float32, device=self.device)).expand(count)
         image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
-        out = self.decoder(self.sam.sam_mask_decoder, here.image, image_pe, sparse, dense, here.high_res, wanted)
+        stock = self.sam.sam_mask_decoder
+        out = self.decoder(stock, embedding, image_index, image_pe, sparse, dense, wanted, with_pixels)
         return Decoded(out[0], out[1], out[2][:, None], out[3], out[4])
 
     def calibrated(self, granularity: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def training_objective(
         asked = Asked(image_index, clicks, torch.ones_like(clicks[..., 0], dtype=torch.long), granularity)
     # One pass of the frozen encoder for both views.
     first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
-    answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass)
+    answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
     pairs = [_terms(answer, masks)]
     again, previous = asked, answer.masks.detach()
     for _ in range(prompting.num_corrections):

@@ -21,7 +21,7 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch import Tensor, nn
 
-from unsam_lightning.decoder import GranularityDecoder
+from unsam_lightning.decoder import Embedding, GranularityDecoder
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import check_granularity
 from unsam_lightning.model import UnSAM
@@ -47,13 +47,16 @@ class _DecoderAt(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return masks (P, 1, h, w), IoUs (P, 1), mask tokens (P, 1, D), object scores (P, 1); never three masks."""
         count = len(sparse_prompt_embeddings)
-        image, fine, middle = (
-            each.expand(count, -1, -1, -1) if len(each) == 1 else each
-            for each in (image_embeddings, *high_res_features)
-        )
-        wanted = torch.full((count,), self.granularity, device=image.device)
+        fine, middle = high_res_features
+        index = torch.arange(count, device=image_embeddings.device)
         masks, iou, token, score, _ = self.adapter(
-            self.stock, image, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, (fine, middle), wanted
+            self.stock,
+            Embedding(image_embeddings, (fine, middle)),
+            index,
+            image_pe,
+            sparse_prompt_embeddings,
+            dense_prompt_embeddings,
+            torch.full((count,), self.granularity, device=index.device),
         )
         return masks, iou, token[:, None], score
 

@@ -1,0 +1,170 @@
+"""SAM-2's two-way transformer and its upscaling, with the weights and the results of the stock modules and less work.
+
+What the prompts of an image share is computed once: without mask prompts the first layer projects the image's tokens
+for the image, not for each prompt. Image tokens stay rows of a matrix to the end: a transposed convolution whose stride
+is its kernel is a linear layer, its normalization one over the last dimension, and only the finished masks are put into
+the order of pixels.
+
+Shapes: B images, P prompts, N = s x s image tokens, T prompt tokens, D = width, C = D / 2, H heads.
+Next in the tour: `decoder.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+
+from unsam_lightning.lora import LoRALinear
+
+
+def two_way(
+    transformer: Any, image: Tensor, index: Tensor, dense: Tensor, image_pe: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the prompt tokens (P, T, D) and the image tokens (P, N, D) after the transformer.
+
+    Args:
+        transformer: Stock `TwoWayTransformer`, with or without LoRA on its projections.
+        image: Embeddings of the images, (B, D, s, s).
+        index: int64 (P,), which image each prompt belongs to; not looked at for one image.
+        dense: Mask prompts, (P, D, s, s); expanded from one where they are all the same.
+        image_pe: Positions of the image's tokens, (1, D, s, s).
+        tokens: Prompt tokens, (P, T, D).
+
+    Differs: the result of `TwoWayTransformer` differs by rounding (a test holds it to 1e-5).
+    """
+    positions = _rows(image_pe)  # (1, N, D)
+    same_for_all = len(dense) == 1 or (len(dense) > 1 and dense.stride(0) == 0)
+    keys = _rows(image + dense[:1]) if same_for_all else _rows(_of_prompts(image, index) + dense)
+    shared: Tensor | None = index if same_for_all else None  # until the prompts' own tokens have changed the keys
+    queries = tokens
+    for layer in transformer.layers:
+        placed = keys + positions
+        queries = _attend_to_prompts(layer, queries, tokens)
+        attended = _prompts_to_image(layer.cross_attn_token_to_image, queries + tokens, placed, keys, shared)
+        queries = layer.norm2(queries + attended)
+        queries = layer.norm3(queries + layer.mlp(queries))
+        attended = _image_to_prompts(layer.cross_attn_image_to_token, placed, queries + tokens, queries, shared)
+        before = keys if shared is None else _of_prompts(keys, shared)
+        keys, shared = _normalized(layer.norm4, before + attended), None
+    last = transformer.final_attn_token_to_image
+    attended = _prompts_to_image(last, queries + tokens, keys + positions, keys, shared)
+    return transformer.norm_final_attn(queries + attended), keys
+
+
+def upscaled(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], index: Tensor) -> Tensor:
+    """Return the pixel embeddings (P, N, 16, D/8): for each image token those of its 4 x 4 pixels at stride 4.
+
+    Args:
+        sam_decoder: The stock mask decoder, for its `output_upscaling`.
+        keys: Image tokens after the transformer, (P, N, D).
+        high_res: Features of the images, (B, D/8, 4s, 4s) and (B, D/4, 2s, 2s).
+        index: See `two_way`.
+    """
+    up1, norm, act1, up2, act2 = sam_decoder.output_upscaling
+    fine, middle = (_cells(each, steps) for each, steps in zip(high_res, (2, 1), strict=True))
+    stride8 = _linear_of(up1, keys) + _of_prompts(middle, index)  # (P, N, 4, D/4)
+    stride8 = act1(_normalized(norm, stride8))
+    stride4 = _linear_of(up2, stride8).flatten(2, 3) + _of_prompts(fine, index)  # (P, N, 16, D/8)
+    result: Tensor = act2(stride4)
+    return result
+
+
+def in_pixel_order(cells: Tensor) -> Tensor:
+    """Return maps (P, M, 4s, 4s) from values (P, N, 16, M) in the order of `upscaled`."""
+    count, tokens, _, channels = cells.shape
+    side = round(tokens**0.5)
+    # (token row, token column), then (row, column) at stride 8, then (row, column) at stride 4
+    apart = cells.reshape(count, side, side, 2, 2, 2, 2, channels)
+    return apart.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(count, channels, 4 * side, 4 * side)
+
+
+def _cells(features: Tensor, steps: int) -> Tensor:
+    """Return features (B, M, 2^k s, 2^k s), k = `steps`, as (B, N, 4^k, M): the inverse of `in_pixel_order`."""
+    batch, channels, side, _ = features.shape
+    halves = [2] * steps
+    apart = features.reshape(batch, channels, side // 2**steps, *halves, side // 2**steps, *halves)
+    rows, columns = list(range(2, 3 + steps)), list(range(3 + steps, 4 + 2 * steps))
+    order = [axis for pair in zip(rows, columns, strict=True) for axis in pair]
+    return apart.permute(0, *order, 1).reshape(batch, (side // 2**steps) ** 2, 4**steps, channels)
+
+
+def _linear_of(up: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """Apply a transposed convolution of kernel 2 and stride 2 to rows (..., in) and return (..., 4, out)."""
+    assert up.bias is not None
+    matrix = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 out, in)
+    rows: Tensor = linear(x, matrix, up.bias.repeat(4)).unflatten(-1, (4, up.out_channels))
+    return rows
+
+
+def _rows(maps: Tensor) -> Tensor:
+    return maps.flatten(2).transpose(1, 2)
+
+
+def _of_prompts(images: Tensor, index: Tensor) -> Tensor:
+    """Return what belongs to each prompt; a single image is broadcast and not copied."""
+    return images if len(images) == 1 else images[index]
+
+
+def _normalized(norm: Any, x: Tensor) -> Tensor:
+    """Normalize over the last dimension in x's own type: autocast would make float32 of the image's many tokens."""
+    weight, bias = (each.to(x.dtype) for each in (norm.weight, norm.bias))
+    with torch.autocast(x.device.type, enabled=False):
+        normalized: Tensor = layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
+    return normalized
+
+
+def _attend_to_prompts(layer: Any, queries: Tensor, tokens: Tensor) -> Tensor:
+    if layer.skip_first_layer_pe:
+        queries = layer.self_attn(q=queries, k=queries, v=queries)
+    else:
+        placed = queries + tokens
+        queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
+    normalized: Tensor = layer.norm1(queries)
+    return normalized
+
+
+def _heads(x: Tensor, count: int) -> Tensor:
+    batch, length, channels = x.shape
+    return x.reshape(batch, length, count, channels // count).transpose(1, 2)  # (n, H, L, C / H)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    q, k, v = (_heads(each, heads) for each in (q, k, v))
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (n, L, C)
+
+
+def _prompts_to_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tensor, shared: Tensor | None) -> Tensor:
+    """Return the attention of prompt tokens (P, T, D) to image tokens; `shared`: these are (B, N, D), not (P, N, D)."""
+    q, k, v = attention.q_proj(queries), attention.k_proj(placed), attention.v_proj(keys)
+    if shared is not None and len(k) == 1:
+        found = _attention(q.flatten(0, 1)[None], k, v, attention.num_heads).view(q.shape)
+    else:
+        k, v = (k, v) if shared is None else (k[shared], v[shared])
+        found = _attention(q, k, v, attention.num_heads)
+    result: Tensor = attention.out_proj(found)
+    return result
+
+
+def _image_to_prompts(attention: Any, placed: Tensor, queries: Tensor, values: Tensor, shared: Tensor | None) -> Tensor:
+    """Return the attention of image tokens to prompt tokens (P, T, D) as (P, N, D); `shared` as above."""
+    k, v = attention.k_proj(queries), attention.v_proj(values)
+    into, out, heads = attention.q_proj, attention.out_proj, attention.num_heads
+    drops = any(isinstance(each, LoRALinear) and each.drops for each in (into, out))
+    if drops or placed.device.type != "cpu":
+        q = into(placed)
+        if shared is not None:
+            q = _of_prompts(q, shared).expand(len(k), -1, -1)
+        result: Tensor = out(_attention(q, k, v, heads))
+        return result
+    # Image tokens along the last dimension: nothing is copied, and the softmax over few tokens runs along many.
+    k, v = (_heads(each, heads).flatten(0, 1) for each in (k, v))  # (P H, T, C/H)
+    q = torch.bmm(into.weight.expand(len(placed), -1, -1), placed.transpose(1, 2)) + into.bias[:, None]
+    if shared is not None:
+        q = _of_prompts(q, shared).expand(len(queries), -1, -1)
+    q = q.reshape(len(k), k.shape[-1], q.shape[-1])  # (P H, C/H, N)
+    shares = torch.bmm(k * q.shape[1] ** -0.5, q).softmax(1)  # (P H, T, N)
+    found = torch.bmm(v.transpose(1, 2), shares).view(len(queries), into.out_features, q.shape[-1])  # (P, C, N)
+    return torch.baddbmm(out.bias, found.transpose(1, 2), out.weight.T.expand(len(found), -1, -1))
