@@ -1,6 +1,6 @@
 """Asking the model for the masks of a batch: by clicks, some of them shared, or by boxes; and again after a mistake.
 
-Next in the tour: `objective.py`.
+Next in the tour: `teacher.py`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Next in the tour: `segment/interactive.py`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from unsam_lightning.datamodule import BenchmarkItem
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 from unsam_lightning.objective import LossWeights, StepResult, training_objective
+from unsam_lightning.teacher import Teacher, Teaching
 from unsam_lightning.views import ViewPair
 
 
@@ -35,6 +37,7 @@ class UnSAMModule(LightningModule):
             ours or an official UnSAMv2 brings its own shape along.
         losses: Weights of the terms.
         prompting: How the masks of a batch are asked for: corrections, boxes, memory.
+        teaching: Of the consistency: whose answer teaches, and from when on.
         lr: Peak learning rate.
         min_lr: Learning rate at the end of the cosine.
         warmup_steps: Optimizer steps of linear warm-up.
@@ -51,6 +54,7 @@ class UnSAMModule(LightningModule):
         adapter: Literal["default", "official", "compact"] | AdapterConfig = "default",
         losses: LossWeights = LossWeights(),  # noqa: B008 - frozen, and the signature is where defaults live
         prompting: Prompting = Prompting(),  # noqa: B008
+        teaching: Teaching = Teaching(),  # noqa: B008
         lr: float = 1e-4,
         min_lr: float = 1e-5,
         warmup_steps: int = 0,
@@ -69,7 +73,9 @@ class UnSAMModule(LightningModule):
         self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
         self.adapter = adapter if isinstance(adapter, AdapterConfig) else AdapterConfig.preset(adapter)
         self.compile_model = compile
-        self.losses, self.prompting = losses, prompting
+        self.losses, self.prompting, self.teaching = losses, prompting, teaching
+        self.teacher: Teacher | None = None
+        self._teacher_state: dict[str, Any] | None = None
         self.evaluation = evaluation
         self.lr, self.min_lr, self.warmup_steps, self.weight_decay = lr, min_lr, warmup_steps, weight_decay
         self.trained_steps = 0
@@ -93,6 +99,10 @@ class UnSAMModule(LightningModule):
     def on_fit_start(self) -> None:
         """Say what trains; a dial that was calibrated before is fitted anew after the training."""
         self.model.calibration = None
+        if self.losses.consistency > 0 and self.teaching.decay > 0:
+            self.teacher = Teacher(self.model, self.teaching.decay)
+            if self._teacher_state is not None:
+                self.teacher.load(self._teacher_state)
         rank_zero_info(self.model.size_report())
 
     def training_step(self, pair: ViewPair, batch_idx: int) -> Tensor:
@@ -107,7 +117,12 @@ class UnSAMModule(LightningModule):
 
     def step(self, pair: ViewPair) -> StepResult:
         """Return the losses of one batch, without logging them."""
-        return training_objective(self.model, pair, self.losses, self.prompting)
+        weights = replace(self.losses, consistency=self.losses.consistency * self.teaching.ramp(self.global_step))
+        if self.teacher is None:
+            return training_objective(self.model, pair, weights, self.prompting)
+        # Before the step and not after it: a checkpoint is written between the two.
+        self.teacher.follow()
+        return training_objective(self.model, pair, weights, self.prompting, teacher=self.teacher.model)
 
     def validation_step(self, item: BenchmarkItem, batch_idx: int) -> ImageResult:
         """Return what one benchmark image measures; `BenchmarkCallback` gathers the results of all ranks."""
@@ -140,6 +155,8 @@ class UnSAMModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what trained, and say what it belongs to."""
         checkpoint.update(adapter_state(self.model))
+        if self.teacher is not None:
+            checkpoint["teacher"] = self.teacher.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another base model or another adapter shape; note how far it was trained."""
@@ -150,4 +167,5 @@ class UnSAMModule(LightningModule):
                 remedy="pass it as --model.backbone if it is a SAM-2 or an UnSAMv2 release",
             )
         load_adapter(self.model, checkpoint, "the checkpoint")
+        self._teacher_state = checkpoint.get("teacher")
         self.trained_steps = int(checkpoint["global_step"])

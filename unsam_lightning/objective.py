@@ -68,12 +68,13 @@ def training_objective(
     weights: LossWeights,
     prompting: Prompting,
     generator: torch.Generator | None = None,
+    teacher: UnSAM | None = None,
 ) -> StepResult:
     """Return the losses on two views of a batch.
 
     The masks that both views show take part. In the first view each is asked for by a click (or a box) and its
-    granularity, then corrected; the first answer also teaches the second view and gives the embeddings of the patch
-    contrast.
+    granularity, then corrected; the teacher's answer to the same also teaches the second view, and the pixel embeddings
+    of the first answer are what patch contrast sharpens.
 
     Args:
         model: On the views' device.
@@ -81,6 +82,7 @@ def training_objective(
         weights: Of the terms.
         prompting: How the masks are asked for.
         generator: Source of the clicks; the global one by default.
+        teacher: Answers in the first view for the consistency, without gradients; the model itself by default.
     """
     valid = pair.first.valid & pair.second.valid
     image_index, mask_index = valid.nonzero().unbind(1)  # (P,) each
@@ -96,19 +98,17 @@ def training_objective(
     # One pass of the frozen encoder for both views.
     first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
     answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
-    pairs = [_terms(answer, masks)]
-    again, previous = asked, answer.masks.detach()
-    for _ in range(prompting.num_corrections):
-        again = again.corrected(previous, masks, generator, prompting.sampler)
-        corrected = again.decode(model, first, previous, prompting.prompts_per_pass)
-        pairs.append(_terms(corrected, masks))
-        previous = corrected.masks.detach()
+    pairs = [_terms(answer, masks), *_corrections(model, first, asked, answer, masks, prompting, generator)]
     loss = torch.stack([weights.pairs(each) for each in pairs]).mean()
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
     if weights.consistency > 0:
         there, keep = ask_in_second_view(pair, asked, mask_index, by_box)
         student = there.decode(model, second, prompts_per_pass=prompting.prompts_per_pass)
-        terms["loss_consistency"] = _consistency(pair, there.image_index, student, answer.masks[keep])
+        taught = answer.masks
+        if teacher is not None:
+            with torch.no_grad():
+                taught = asked.decode(teacher, first, prompts_per_pass=prompting.prompts_per_pass).masks
+        terms["loss_consistency"] = _consistency(pair, there.image_index, student, taught[keep])
         loss = loss + weights.consistency * terms["loss_consistency"]
     if weights.contrast > 0:
         assert answer.pixels is not None
@@ -119,6 +119,25 @@ def training_objective(
         terms["loss_order"] = order_loss(answer.masks[:, 0], granularity, click)
         loss = loss + weights.order * terms["loss_order"]
     return StepResult(loss, {name: value.detach() for name, value in terms.items()}, len(masks))
+
+
+def _corrections(
+    model: UnSAM,
+    embedding: Embedding,
+    asked: Asked,
+    answer: Decoded,
+    masks: Tensor,
+    prompting: Prompting,
+    generator: torch.Generator | None,
+) -> list[PairTerms]:
+    """Return the pair terms after each correction click; the logits before it are the mask prompt."""
+    terms = []
+    for _ in range(prompting.num_corrections):
+        previous = answer.masks.detach()
+        asked = asked.corrected(previous, masks, generator, prompting.sampler)
+        answer = asked.decode(model, embedding, previous, prompting.prompts_per_pass)
+        terms.append(_terms(answer, masks))
+    return terms
 
 
 def _terms(answer: Decoded, masks: Tensor) -> PairTerms:

@@ -1,0 +1,73 @@
+"""The teacher: a running average on the student's own frozen numbers."""
+
+import pytest
+import torch
+
+from unsam_lightning.errors import UserError
+from unsam_lightning.model import UnSAM
+from unsam_lightning.teacher import Teacher, Teaching
+
+
+@pytest.fixture
+def student() -> UnSAM:
+    return UnSAM.from_pretrained("nano").train()
+
+
+def test_average_by_hand(student: UnSAM) -> None:
+    teacher = Teacher(student, decay=0.5)
+    start = student.decoder.token.detach().clone()
+    for step, value in enumerate((1.0, 5.0), start=1):
+        with torch.no_grad():
+            student.decoder.token.fill_(value)
+        teacher.follow()
+        decay = min(0.5, step / (step + 9))
+        start = decay * start + (1 - decay) * value
+        torch.testing.assert_close(teacher.model.decoder.token.detach(), start)
+    assert torch.all(student.decoder.token == 5)
+
+
+def test_frozen_numbers_are_shared_and_nothing_of_the_teacher_trains(student: UnSAM) -> None:
+    teacher = Teacher(student, decay=0.9)
+    pairs = zip(student.decoder.named_parameters(), teacher.model.decoder.parameters(), strict=True)
+    for (name, theirs), mine in pairs:
+        assert (mine.data_ptr() == theirs.data_ptr()) == (not theirs.requires_grad), name
+        assert not mine.requires_grad or not theirs.requires_grad
+    assert teacher.model.sam is student.sam
+    assert student.decoder.training
+    assert not teacher.model.decoder.training
+    assert sum(p.requires_grad for p in student.parameters()) > 0
+
+
+def test_the_teacher_answers_as_a_student_with_its_numbers_would(student: UnSAM) -> None:
+    teacher = Teacher(student, decay=0.9)
+    with torch.no_grad():
+        before = student.decoder.token.clone()
+        student.decoder.token.add_(1.0)
+        embedding = student.encode(torch.rand(1, 3, 256, 256))
+        click, label = torch.tensor([[[100.0, 90.0]]]), torch.ones(1, 1)
+        answer = teacher.model.decode(embedding, click, label, 0.4).masks
+        student.eval()
+        assert not torch.equal(student.decode(embedding, click, label, 0.4).masks, answer)
+        student.decoder.token.copy_(before)
+        assert torch.equal(student.decode(embedding, click, label, 0.4).masks, answer)
+
+
+def test_state_goes_on_where_it_was(student: UnSAM) -> None:
+    teacher = Teacher(student, decay=0.9)
+    with torch.no_grad():
+        student.decoder.token.add_(1.0)
+    teacher.follow()
+    other = Teacher(student, decay=0.9)
+    other.load(teacher.state())
+    for each in (teacher, other):
+        each.follow()
+    assert torch.equal(teacher.model.decoder.token, other.model.decoder.token)
+    with pytest.raises(UserError, match="other names"):
+        other.load({"updates": 1, "averages": {}})
+
+
+def test_ramp() -> None:
+    assert [Teaching(ramp_steps=4).ramp(step) for step in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
+    assert Teaching(ramp_steps=0).ramp(0) == 1.0
+    with pytest.raises(UserError, match="decay 1"):
+        Teaching(decay=1.0)
