@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from unsam_lightning.batch import Batch, Sample, collate, pack_masks
+from unsam_lightning.batch import Batch, Sample, collate, pack_masks, unpack_masks
 from unsam_lightning.prompts import propagate_clicks
 from unsam_lightning.views import STRIDE, Augmentation, TwoViews, View, warp_maps, warp_points
 
@@ -144,16 +144,33 @@ def test_no_augmentation_is_the_plain_image(shapes: tuple[np.ndarray, np.ndarray
     torch.testing.assert_close(pair.warp(), torch.eye(3).expand(2, -1, -1))
 
 
+def test_planes_hold_the_masks_at_every_pixel_of_the_frame(shapes: tuple[np.ndarray, np.ndarray]) -> None:
+    batch = batch_of(*shapes, copies=2)
+    plain = TwoViews(SIDE, None, with_planes=True)(batch)
+    assert plain.first.planes is not None
+    assert plain.second.planes is None
+    assert torch.equal(plain.first.planes, batch.planes)
+    pair = TwoViews(FRAME, GEOMETRY, with_planes=True)(batch)
+    assert pair.first.planes is not None
+    fine = unpack_masks(pair.first.planes, 3).float()  # (2, 3, FRAME, FRAME)
+    # The image's channels are the masks, so the warped image says where they must be, but for pixels at their edges.
+    differs = (fine - pair.first.images).abs() > 0.6
+    assert differs.float().mean() < 0.002
+
+
 def test_views_are_a_pure_function_of_the_batch(shapes: tuple[np.ndarray, np.ndarray]) -> None:
-    make = TwoViews(FRAME, Augmentation())
+    make = TwoViews(FRAME, Augmentation(), with_planes=True)
     state = torch.get_rng_state()
     one, two, other = (make(batch_of(*shapes, copies=3, seed=seed)) for seed in (5, 5, 6))
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(7)
-    again = TwoViews(FRAME, Augmentation())(batch_of(*shapes, copies=3, seed=5))
+    again = TwoViews(FRAME, Augmentation(), with_planes=True)(batch_of(*shapes, copies=3, seed=5))
+    assert one.first.planes is not None
     for view in ("first", "second"):
         for name in View.__slots__:
             value = getattr(getattr(one, view), name)
+            if value is None:
+                continue
             assert torch.equal(value, getattr(getattr(two, view), name)), name
             assert torch.equal(value, getattr(getattr(again, view), name)), name
         assert not torch.equal(getattr(one, view).images, getattr(other, view).images)

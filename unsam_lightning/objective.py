@@ -17,7 +17,7 @@ from unsam_lightning.decoder import Decoded, Embedding
 from unsam_lightning.losses.consistency import consistency_loss
 from unsam_lightning.losses.contrast import patch_contrast_loss
 from unsam_lightning.losses.order import order_loss
-from unsam_lightning.losses.pairs import PairTerms, pair_terms
+from unsam_lightning.losses.pairs import PairTerms, pair_terms, pair_terms_in_frame
 from unsam_lightning.model import UnSAM
 from unsam_lightning.views import ViewPair, warp_maps
 
@@ -98,7 +98,14 @@ def training_objective(
     # One pass of the frozen encoder for both views.
     first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
     answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
-    pairs = [_terms(answer, masks), *_corrections(model, first, asked, answer, masks, prompting, generator)]
+
+    def terms_of(decoded: Decoded) -> PairTerms:
+        if pair.first.planes is None:
+            return pair_terms(decoded.masks[:, 0], masks, decoded.iou[:, 0])
+        return pair_terms_in_frame(decoded.masks[:, 0], pair.first.planes, image_index, mask_index, decoded.iou[:, 0])
+
+    answers = [answer, *_corrections(model, first, asked, answer, masks, prompting, generator)]
+    pairs = [terms_of(each) for each in answers]
     loss = torch.stack([weights.pairs(each) for each in pairs]).mean()
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
     if weights.consistency > 0:
@@ -129,19 +136,15 @@ def _corrections(
     masks: Tensor,
     prompting: Prompting,
     generator: torch.Generator | None,
-) -> list[PairTerms]:
-    """Return the pair terms after each correction click; the logits before it are the mask prompt."""
-    terms = []
+) -> list[Decoded]:
+    """Return the answers after each correction click; the logits before it are the mask prompt."""
+    answers = []
     for _ in range(prompting.num_corrections):
         previous = answer.masks.detach()
         asked = asked.corrected(previous, masks, generator, prompting.sampler)
         answer = asked.decode(model, embedding, previous, prompting.prompts_per_pass)
-        terms.append(_terms(answer, masks))
-    return terms
-
-
-def _terms(answer: Decoded, masks: Tensor) -> PairTerms:
-    return pair_terms(answer.masks[:, 0], masks, answer.iou[:, 0])
+        answers.append(answer)
+    return answers
 
 
 def _consistency(pair: ViewPair, image_index: Tensor, student: Decoded, teacher: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class View:
         valid: bool (B, N): the mask exists and at least `MIN_VIEW_PIXELS` of it are in the view.
         seen: bool (B, h, w): the pixel shows the image, not the empty margin of an affine warp.
         matrix: float32 (B, 3, 3): pixel (x, y, 1) of the source image -> pixel of the view.
+        planes: int32 (B, L, S, S): the masks at every pixel of the frame, as bit-planes (`batch.unpack_masks`); None
+            where nobody asked for them.
     """
 
     images: Tensor
@@ -47,6 +49,7 @@ class View:
     valid: Tensor
     seen: Tensor
     matrix: Tensor
+    planes: Tensor | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -108,10 +111,12 @@ class TwoViews:
     Args:
         size: Side S of the model's frame in pixels.
         augmentation: Ranges; None for two views that are the plain resized image.
+        with_planes: Give the first view its `planes`, for losses at the image's resolution.
     """
 
     size: int
     augmentation: Augmentation | None
+    with_planes: bool = False
     pipeline: AugmentationSequential = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +144,8 @@ class TwoViews:
             torch.manual_seed(batch.seed)
             images = batch.images.float() / 255
             first, second = self._view(images, batch), self._view(images, batch)
+            if self.with_planes:
+                first.planes = warp_planes(batch.planes, first.matrix, self.size, stride=1)[0]
         return ViewPair(
             first=first,
             second=second,
@@ -157,19 +164,20 @@ class TwoViews:
         return View(images=augmented, masks=masks, valid=valid, seen=seen, matrix=matrix)
 
 
-def warp_planes(planes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def warp_planes(planes: Tensor, matrix: Tensor, size: int, stride: int = STRIDE) -> tuple[Tensor, Tensor]:
     """Return bit-planes seen through a warp, each pixel taking its nearest source pixel.
 
     Args:
         planes: int32 (B, L, H, W).
         matrix: float32 (B, 3, 3): source pixel -> pixel of the view.
-        size: Side of the result, at stride 4 of the view.
+        size: Side of the result.
+        stride: Of the result, in pixels of the view.
 
     Returns:
         int32 (B, L, size, size), 0 outside the source; bool (B, size, size): inside the source.
     """
     height, width = planes.shape[-2:]
-    centres = pixel_centres(size, planes.device).flatten(0, 1)  # (h w, 2)
+    centres = pixel_centres(size, planes.device, stride).flatten(0, 1)  # (h w, 2)
     source = warp_points(centres.expand(len(planes), -1, -1), _inverse(matrix)).round().long()  # (B, h w, 2)
     x, y = source.unbind(-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -178,9 +186,9 @@ def warp_planes(planes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tens
     return taken.unflatten(2, (size, size)), inside.unflatten(1, (size, size))
 
 
-def pixel_centres(size: int, device: torch.device) -> Tensor:
-    """Return where the centres of the decoder's pixels lie in the frame, x and y, float32 (size, size, 2)."""
-    centre = torch.arange(size, device=device, dtype=torch.float32) * STRIDE + (STRIDE - 1) / 2
+def pixel_centres(size: int, device: torch.device, stride: int = STRIDE) -> Tensor:
+    """Return where the centres of the pixels of a stride lie in the frame, x and y, float32 (size, size, 2)."""
+    centre = torch.arange(size, device=device, dtype=torch.float32) * stride + (stride - 1) / 2
     y, x = torch.meshgrid(centre, centre, indexing="ij")
     return torch.stack((x, y), dim=-1)
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from unsam_lightning.losses.pairs import dice_loss, focal_loss, pair_terms
+from unsam_lightning.batch import pack_masks
+from unsam_lightning.losses.pairs import dice_loss, focal_loss, pair_terms, pair_terms_in_frame
 
 
 def case(seed: int = 0, count: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -85,3 +86,28 @@ def test_half_precision_logits_are_measured_in_float32() -> None:
     assert all(term.dtype == torch.float32 for term in low)
     for a, b in zip(low, pair_terms(logits.bfloat16().float(), masks, iou.bfloat16().float()), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("masks_at_a_time", [1, 3, 100])
+def test_in_frame_equals_the_plain_loss_of_enlarged_logits(masks_at_a_time: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    full = torch.rand(2, 40, 32, 32, generator=generator) < 0.4  # 40 masks an image: two planes
+    planes = torch.stack([torch.from_numpy(pack_masks(each.numpy())) for each in full])
+    image, mask = torch.tensor([1, 0, 1, 0, 1]), torch.tensor([0, 31, 32, 39, 7])
+    logits, _, iou = case()
+    logits.requires_grad_()
+    enlarged = torch.nn.functional.interpolate(logits[:, None], (32, 32), mode="bilinear")[:, 0]
+    expected = pair_terms(enlarged, full[image, mask], iou)
+    found = pair_terms_in_frame(logits, planes, image, mask, iou, masks_at_a_time)
+    torch.testing.assert_close(tuple(found), tuple(expected))
+    for mine, theirs in zip(found[:2], expected[:2], strict=True):
+        by_mine, by_theirs = (torch.autograd.grad(each, logits, retain_graph=True)[0] for each in (mine, theirs))
+        torch.testing.assert_close(by_mine, by_theirs)
+
+
+def test_in_frame_without_masks_gives_zeros_with_a_gradient() -> None:
+    logits, iou = torch.zeros(0, 8, 8, requires_grad=True), torch.zeros(0, requires_grad=True)
+    nothing = torch.zeros(0, dtype=torch.long)
+    terms = pair_terms_in_frame(logits, torch.zeros(1, 1, 32, 32, dtype=torch.int32), nothing, nothing, iou)
+    sum(terms).backward()
+    assert logits.grad is not None

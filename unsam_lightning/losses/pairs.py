@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.checkpoint import checkpoint
+
+from unsam_lightning.batch import BITS
 
 
 class PairTerms(NamedTuple):
@@ -31,18 +35,61 @@ def pair_terms(logits: Tensor, masks: Tensor, predicted_iou: Tensor) -> PairTerm
     Returns:
         Three numbers; zeros that carry a gradient for P = 0, so that a rank without masks keeps step with the others.
     """
+    return _means(_per_mask(logits, masks), predicted_iou)
+
+
+def pair_terms_in_frame(
+    logits: Tensor,
+    planes: Tensor,
+    image_index: Tensor,
+    mask_index: Tensor,
+    predicted_iou: Tensor,
+    masks_at_a_time: int = 8,
+) -> PairTerms:
+    """Return what `pair_terms` gives for the logits enlarged to the frame and the masks at every pixel of it.
+
+    Neither is there as a whole: a few masks at a time are enlarged, measured, and enlarged again for the backward pass.
+
+    Args:
+        logits: (P, h, w), enlarged bilinearly, as SAM-2 does before its loss.
+        planes: int32 (B, L, S, S), the bit-planes of B images' masks (`View.planes`).
+        image_index: int64 (P,).
+        mask_index: int64 (P,), position among the image's masks.
+        predicted_iou: (P,) in [0, 1].
+        masks_at_a_time: Bounds the memory, some 40 S S bytes each.
+
+    Source: SAM-2's training computes its losses at the image's resolution.
+    """
+
+    def measure(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        mask = mask_index[part]
+        bits = planes[image_index[part], mask // BITS] >> (mask % BITS).to(planes.dtype)[:, None, None]
+        large = interpolate(logits[part, None].float(), planes.shape[-2:], mode="bilinear")[:, 0]
+        return _per_mask(large, (bits & 1).bool())
+
+    if len(logits) == 0:
+        return pair_terms(logits, torch.zeros_like(logits), predicted_iou)
+    parts = [slice(first, first + masks_at_a_time) for first in range(0, len(logits), masks_at_a_time)]
+    measured = [checkpoint(measure, part, use_reentrant=False) for part in parts]
+    focal, dice, true_iou = (torch.cat(values) for values in zip(*measured, strict=True))
+    return _means((focal, dice, true_iou), predicted_iou)
+
+
+def _per_mask(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return focal loss, dice loss and true IoU of each mask, (P,) each; the last has no gradient."""
     logits = logits.flatten(1).float()
     target = masks.flatten(1).to(logits.dtype)
-    if len(logits) == 0:
-        nothing = logits.sum() + predicted_iou.sum()
+    inside, truth = logits.detach() > 0, target > 0.5
+    true_iou = (inside & truth).sum(1) / (inside | truth).sum(1).clamp(min=1)
+    return focal_loss(logits, target), dice_loss(logits, target), true_iou
+
+
+def _means(measured: tuple[Tensor, Tensor, Tensor], predicted_iou: Tensor) -> PairTerms:
+    focal, dice, true_iou = measured
+    if len(focal) == 0:
+        nothing = focal.sum() + dice.sum() + predicted_iou.sum()
         return PairTerms(nothing, nothing, nothing)
-    inside = logits.detach() > 0
-    true_iou = (inside & (target > 0.5)).sum(1) / (inside | (target > 0.5)).sum(1).clamp(min=1)
-    return PairTerms(
-        focal=focal_loss(logits, target).mean(),
-        dice=dice_loss(logits, target).mean(),
-        iou=(predicted_iou.float() - true_iou).abs().mean(),
-    )
+    return PairTerms(focal=focal.mean(), dice=dice.mean(), iou=(predicted_iou.float() - true_iou).abs().mean())
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
