@@ -31,6 +31,7 @@ class UnSAMData(LightningDataModule):
         images: What to train on: an image manifest, a source file from `data_manifests/`, or a folder of images.
         labels: Label manifest; by default the one that `label` makes of `images` by `recipe`.
         recipe: How pseudo-labels are made.
+        train_images: Train on the first so many images alone; None for all.
         benchmarks: Source files of the data sets with ground truth that `validate` and `test` measure.
         test_images: At most this many images of each benchmark in `test`; None for all.
         val_images: At most this many images of each benchmark in the validations of `fit`; 0 for none.
@@ -41,6 +42,8 @@ class UnSAMData(LightningDataModule):
         calibration_images: Held out of the training to calibrate the dial on, a tenth of all at most; 0: neither.
         source_scale: Images are held at this many times the model's frame, so that crops keep their detail.
         augmentation: Ranges of the two views.
+        loss_in_frame: Measure the granularity pairs at every pixel of the frame, as SAM-2's training does; False: at
+            the decoder's pixels, a sixteenth of them.
         num_workers: Processes that read ahead, for each training process.
         cache_dir: Where images that are not yet shards are packed.
         seed: Of the order of the images, the choice of masks, the views and the clicks.
@@ -51,6 +54,7 @@ class UnSAMData(LightningDataModule):
         images: str = "data_manifests/scenes_train.yaml",
         labels: str | None = None,
         recipe: LabelRecipe = LabelRecipe(),  # noqa: B008 - frozen, and the signature is where defaults live
+        train_images: int | None = None,
         benchmarks: list[str] | None = None,
         test_images: int | None = None,
         val_images: int = 8,
@@ -61,18 +65,19 @@ class UnSAMData(LightningDataModule):
         calibration_images: int = 8,
         source_scale: float = 1.25,
         augmentation: Augmentation = Augmentation(),  # noqa: B008
+        loss_in_frame: bool = True,
         num_workers: int = 2,
         cache_dir: str = "cache",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.images, self.labels, self.recipe = images, labels, recipe
+        self.images, self.labels, self.recipe, self.train_images = images, labels, recipe, train_images
         self.benchmarks = benchmarks if benchmarks is not None else ["data_manifests/scenes_test.yaml"]
         self.test_images, self.val_images = test_images, val_images
         self.masks_per_benchmark_image = masks_per_benchmark_image
         self.batch_size, self.masks_per_image, self.sampling = batch_size, masks_per_image, sampling
         self.source_scale, self.calibration_images = source_scale, calibration_images
-        self.augmentation, self.num_workers = augmentation, num_workers
+        self.augmentation, self.num_workers, self.loss_in_frame = augmentation, num_workers, loss_in_frame
         self.cache_dir, self.seed = Path(cache_dir), seed
         self._is_checked = False
         self._check_ranges()
@@ -89,7 +94,8 @@ class UnSAMData(LightningDataModule):
             "calibration_images": 0,
         }
         problems = [f"{name} {getattr(self, name)}" for name, low in lowest.items() if getattr(self, name) < low]
-        optional = {"test_images": self.test_images, "masks_per_benchmark_image": self.masks_per_benchmark_image}
+        names = ("train_images", "test_images", "masks_per_benchmark_image")
+        optional = {name: getattr(self, name) for name in names}
         problems += [f"{name} {value}" for name, value in optional.items() if value is not None and value < 1]
         problems += [
             f"{path} twice in benchmarks" for path in sorted(set(self.benchmarks)) if self.benchmarks.count(path) > 1
@@ -122,7 +128,7 @@ class UnSAMData(LightningDataModule):
         for manifest in (images, labels):
             check_files(manifest)
         frame = self.trainer.lightning_module.model.image_size
-        self.two_views = TwoViews(frame, self.augmentation)
+        self.two_views = TwoViews(frame, self.augmentation, with_planes=self.loss_in_frame)
         self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image, self.sampling)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         sampler = BatchSampler(
@@ -133,7 +139,7 @@ class UnSAMData(LightningDataModule):
             seed=self.seed,
             # Lightning saves this count in every checkpoint: it is the data position.
             batches_done=lambda: progress.total.ready,
-            batches_per_epoch=self._limit((len(self.pairs) - len(self.held_out)) // self.batch_size),
+            batches_per_epoch=self._limit(self.num_trained // self.batch_size),
         )
         return DataLoader(
             self.pairs,
@@ -148,11 +154,16 @@ class UnSAMData(LightningDataModule):
         """Indices in `pairs` of the images that no training batch has: the last ones."""
         return range(len(self.pairs) - min(self.calibration_images, len(self.pairs) // 10), len(self.pairs))
 
+    @property
+    def num_trained(self) -> int:
+        """Number of the first images in `pairs` that training batches have."""
+        return min(self.held_out.start, self.train_images or self.held_out.start)
+
     def _shard_sizes(self, images: Manifest) -> list[int]:
         """Return how many samples of each shard train."""
         sizes: list[int] = []
         for shard in images.shards:
-            sizes.append(min(shard.samples, self.held_out.start - sum(sizes)))
+            sizes.append(min(shard.samples, self.num_trained - sum(sizes)))
         return sizes
 
     def _limit(self, whole: int) -> int | None:
