@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from unsam_lightning.errors import UserError, first_line
+from unsam_lightning.errors import UserError, exit_with_one_line, first_line
 
 
 def test_the_three_parts_are_in_the_message() -> None:
@@ -48,3 +48,12 @@ def test_comes_out_of_a_dataloader_worker_with_its_message_alone() -> None:
 )
 def test_first_line_is_one_short_line_also_of_a_silent_exception(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_a_command_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, exit_with_one_line():
+        raise UserError(expected="a", found="b", remedy="c")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: expected a; found b; c\n"
+    with pytest.raises(ZeroDivisionError), exit_with_one_line():
+        _ = 1 / 0

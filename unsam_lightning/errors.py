@@ -6,6 +6,10 @@ traceback. Next in the tour: `batch.py`.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A problem with the user's input.
@@ -24,6 +28,16 @@ class UserError(Exception):
         else:
             text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
         super().__init__(text)
+
+
+@contextmanager
+def exit_with_one_line() -> Iterator[None]:
+    """End the process with one line and exit code 2 where a `UserError` comes out of the block."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def first_line(error: Exception) -> str:

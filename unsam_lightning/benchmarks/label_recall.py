@@ -10,7 +10,6 @@ Next in the tour: `benchmarks/label_speed.py`.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from unsam_lightning.benchmarks.label_candidates import Method, by_recipe, felzenszwalb, official_parts
 from unsam_lightning.benchmarks.sample import EvalSample
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import exit_with_one_line
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pseudo_labels.features import Level, encoder_features
 from unsam_lightning.pseudo_labels.recipe import LabelRecipe
@@ -148,7 +147,5 @@ def main(args: Iterable[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_one_line():
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")

@@ -5,13 +5,12 @@
 
 The plain versions are written here from the algorithms' descriptions, with their costs: a scan of all edges for every
 merge and one dot product for each edge; one resize, one overlap and two encodings for each mask. Times are medians of
-runs that take turns. Next in the tour: `prompts.py`.
+runs that take turns. Next in the tour: `benchmarks/label_memory.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +26,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from pycocotools import mask as coco
 
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import exit_with_one_line
 from unsam_lightning.granularity import granularity_scores
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pseudo_labels.conquer import PAPER_THRESHOLDS, grid_edges, iterative_merge, merge_levels
@@ -243,7 +242,5 @@ def main(args: Iterable[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_one_line():
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
