@@ -121,6 +121,11 @@ def shared_clicks(pair: ViewPair, valid: Tensor, sampler: ClickSampler, generato
     return torch.where(lies_inside[..., None], shared, own)[valid][:, None]
 
 
+def ask_by_click(image_index: Tensor, clicks: Tensor, granularity: Tensor) -> Asked:
+    """Return prompts by clicks (P, K, 2) inside their masks."""
+    return Asked(image_index, clicks, torch.ones_like(clicks[..., 0], dtype=torch.long), granularity)
+
+
 def ask_by_box(image_index: Tensor, masks: Tensor, granularity: Tensor) -> Asked:
     """Return prompts by the boxes of masks bool (P, h, w)."""
     corners = boxes_of(masks).reshape(-1, 2, 2)

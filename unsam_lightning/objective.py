@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsam_lightning.asking import Asked, Prompting, ask_by_box, ask_in_second_view, shared_clicks
+from unsam_lightning.asking import Asked, Prompting, ask_by_box, ask_by_click, ask_in_second_view, shared_clicks
 from unsam_lightning.decoder import Decoded, Embedding
 from unsam_lightning.losses.consistency import consistency_loss
 from unsam_lightning.losses.contrast import patch_contrast_loss
@@ -87,14 +87,13 @@ def training_objective(
     valid = pair.first.valid & pair.second.valid
     image_index, mask_index = valid.nonzero().unbind(1)  # (P,) each
     masks = pair.first.masks[image_index, mask_index]  # (P, h, w)
-    granularity = pair.granularity[image_index, mask_index]
     # A pure function of the batch, drawn on the host: all prompts of a batch have the same number of points.
     by_box = np.random.default_rng(pair.seed).random() < prompting.box_share
     if by_box:
-        asked = ask_by_box(image_index, masks, granularity)
+        asked = ask_by_box(image_index, masks, pair.granularity[image_index, mask_index])
     else:
         clicks = shared_clicks(pair, valid, prompting.sampler, generator)
-        asked = Asked(image_index, clicks, torch.ones_like(clicks[..., 0], dtype=torch.long), granularity)
+        asked = ask_by_click(image_index, clicks, pair.granularity[image_index, mask_index])
     # One pass of the frozen encoder for both views.
     first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
     answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
@@ -123,7 +122,7 @@ def training_objective(
         loss = loss + weights.contrast * terms["loss_contrast"]
     if weights.order > 0:
         click = image_index * valid.shape[1] + pair.click_from[image_index, mask_index]
-        terms["loss_order"] = order_loss(answer.masks[:, 0], granularity, click)
+        terms["loss_order"] = order_loss(answer.masks[:, 0], asked.granularity, click)
         loss = loss + weights.order * terms["loss_order"]
     return StepResult(loss, {name: value.detach() for name, value in terms.items()}, len(masks))
 
