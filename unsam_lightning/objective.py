@@ -110,10 +110,7 @@ def training_objective(
     if weights.consistency > 0:
         there, keep = ask_in_second_view(pair, asked, mask_index, by_box)
         student = there.decode(model, second, prompts_per_pass=prompting.prompts_per_pass)
-        taught = answer.masks
-        if teacher is not None:
-            with torch.no_grad():
-                taught = asked.decode(teacher, first, prompts_per_pass=prompting.prompts_per_pass).masks
+        taught = answer.masks if teacher is None else _taught(teacher, first, asked, prompting)
         terms["loss_consistency"] = _consistency(pair, there.image_index, student, taught[keep])
         loss = loss + weights.consistency * terms["loss_consistency"]
     if weights.contrast > 0:
@@ -144,6 +141,11 @@ def _corrections(
         answer = asked.decode(model, embedding, previous, prompting.prompts_per_pass)
         answers.append(answer)
     return answers
+
+
+@torch.no_grad()
+def _taught(teacher: UnSAM, embedding: Embedding, asked: Asked, prompting: Prompting) -> Tensor:
+    return asked.decode(teacher, embedding, prompts_per_pass=prompting.prompts_per_pass).masks
 
 
 def _consistency(pair: ViewPair, image_index: Tensor, student: Decoded, teacher: Tensor) -> Tensor:
