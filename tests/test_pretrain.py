@@ -258,10 +258,13 @@ def test_command_goes_on_from_its_run_folder(tmp_path: Path, capsys: pytest.Capt
         )
     )
     main(["--config", str(config)])
-    main(["--config", str(config), "--trainer.max_steps", "3"])
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    (tmp_path / "run").rename(tmp_path / "moved")  # to another disk, another machine
+    moved = ["--trainer.default_root_dir", str(tmp_path / "moved")]
+    main(["--config", str(config), "--trainer.max_steps", "3", "--checkpoint_every", "1", *moved])
+    last = tmp_path / "moved" / "checkpoints" / "last.ckpt"
     assert f"going on from {last}" in capsys.readouterr().out
     assert torch.load(last, weights_only=True)["global_step"] == 3
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
     with pytest.raises(UserError, match="config"):
         main(["--config", str(config), "--model.no_such_thing", "1"])
 

@@ -77,6 +77,9 @@ class Checkpoints(ModelCheckpoint):
             save_last=True,
             every_n_train_steps=every,
             save_on_train_epoch_end=False,
+            # Else the checkpoints of a run that goes on in a folder that was moved would be last-v1.ckpt, which the
+            # next run would not go on from.
+            enable_version_counter=False,
         )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from torch.cuda import device_count
 
+from unsam_lightning.callbacks import Checkpoints
 from unsam_lightning.errors import UserError
 from unsam_lightning.pretrain_export import main as export
 from unsam_lightning.pretrain_module import NanoPretraining
@@ -46,13 +46,7 @@ class _PretrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer that writes checkpoints and a CSV log into the run folder."""
         config = self.config_init.fit
-        checkpoints = ModelCheckpoint(
-            self.run_dir / "checkpoints",
-            save_top_k=0,
-            save_last=True,
-            every_n_train_steps=config.checkpoint_every,
-            save_on_train_epoch_end=False,
-        )
+        checkpoints = Checkpoints(self.run_dir, config.checkpoint_every)
         options = config.trainer.as_dict() | kwargs
         devices = options.get("devices", "auto")
         if options.get("strategy") in ("auto", "ddp") and (devices if isinstance(devices, int) else device_count()) > 1:
@@ -69,9 +63,8 @@ class _PretrainCLI(LightningCLI):
         return Trainer(**options)
 
     def after_fit(self) -> None:
-        """Keep the end of the run: the last step is seldom one of the checkpoints' steps."""
+        """Say where the end of the run is."""
         last = self.run_dir / "checkpoints" / "last.ckpt"
-        self.trainer.save_checkpoint(last)
         if self.trainer.is_global_zero:
             print(f"step {self.trainer.global_step} is in {last}")
 

@@ -73,9 +73,13 @@ def seeds_table(groups: dict[str, list[Run]], dataset: str) -> list[list[str]]:
     _check_alike(groups, dataset)
     everything = [run for runs in groups.values() for run in runs]
     base = [_number(everything[0], dataset, "base", bar.base, bar.name) for bar in BARS]
-    has = [value is not None for value in base]
+    counts_clicks = everything[0].about["evaluation"]["max_clicks"] > 1  # of one click alone all need one
+    has = [
+        value is not None and (counts_clicks or not bar.name.startswith("noc"))
+        for bar, value in zip(BARS, base, strict=True)
+    ]
     bars = [bar for bar, is_there in zip(BARS, has, strict=True) if is_there]
-    opponents = [value for value in base if value is not None]
+    opponents = [value for value, is_there in zip(base, has, strict=True) if value is not None and is_there]
     table = [["", "seeds", *(bar.title for bar in bars), *(title for _, title, *_ in DIAL)]]
     cells = [f"{bar.factor * value:.{bar.digits}f}" for bar, value in zip(bars, opponents, strict=True)]
     table.append(["base's opponent", "", *cells, *[""] * len(DIAL)])
