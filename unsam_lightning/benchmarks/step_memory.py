@@ -4,7 +4,7 @@
 
 The very step of `fit` runs on the CPU in float32, on noise and random weights, and every storage that an operation
 makes is counted from its birth to its end. A GPU adds its context, scratch of its kernels and the slack of its
-allocator; mixed precision takes less. Next in the tour: `callbacks.py`.
+allocator; mixed precision takes less. Next in the tour: `benchmarks/op_count.py`.
 """
 
 from __future__ import annotations
