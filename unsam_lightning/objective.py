@@ -94,8 +94,10 @@ def training_objective(
     else:
         clicks = shared_clicks(pair, valid, prompting.sampler, generator)
         asked = ask_by_click(image_index, clicks, pair.granularity[image_index, mask_index])
-    # One pass of the frozen encoder for both views.
-    first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
+    if weights.consistency > 0:  # one pass of the frozen encoder for both views
+        first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
+    else:
+        first = model.encode(pair.first.images)
     answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
 
     def terms_of(decoded: Decoded) -> PairTerms:

@@ -111,3 +111,18 @@ def test_in_frame_without_masks_gives_zeros_with_a_gradient() -> None:
     terms = pair_terms_in_frame(logits, torch.zeros(1, 1, 32, 32, dtype=torch.int32), nothing, nothing, iou)
     sum(terms).backward()
     assert logits.grad is not None
+
+
+def test_in_frame_takes_half_precision_logits() -> None:
+    planes = torch.from_numpy(pack_masks((torch.rand(1, 32, 32) < 0.4).numpy()))[None]
+    zero = torch.zeros(5, dtype=torch.long)
+    logits, _, iou = case()
+    low = logits.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = pair_terms_in_frame(low, planes, zero, zero, iou)
+    assert all(term.dtype == torch.float32 for term in terms)
+    expected = pair_terms_in_frame(low.detach().float(), planes, zero, zero, iou)
+    torch.testing.assert_close(tuple(terms), tuple(expected))
+    (terms.focal + terms.dice).backward()
+    assert low.grad is not None
+    assert low.grad.dtype == torch.bfloat16

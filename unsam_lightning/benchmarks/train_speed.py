@@ -31,7 +31,7 @@ from unsam_lightning.benchmarks.train_account import (
     count_our_step,
     count_reference_step,
 )
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import exit_with_one_line
 
 _PARTS = ("step", "account", "loss", "clicks", "loader")
 
@@ -117,7 +117,5 @@ def main(args: Iterable[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_one_line():
         sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")

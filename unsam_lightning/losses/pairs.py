@@ -6,12 +6,11 @@ IoU 1, each averaged over the masks. Next in the tour: `losses/consistency.py`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from unsam_lightning.batch import BITS
 
@@ -48,7 +47,7 @@ def pair_terms_in_frame(
 ) -> PairTerms:
     """Return what `pair_terms` gives for the logits enlarged to the frame and the masks at every pixel of it.
 
-    Neither is there as a whole: a few masks at a time are enlarged, measured, and enlarged again for the backward pass.
+    Neither is ever there as a whole: a few masks at a time are enlarged, and measured together with their gradient.
 
     Args:
         logits: (P, h, w), enlarged bilinearly, as SAM-2 does before its loss.
@@ -60,19 +59,70 @@ def pair_terms_in_frame(
 
     Source: SAM-2's training computes its losses at the image's resolution.
     """
+    measured = _MeasuredInFrame.apply(logits, planes, image_index, mask_index, masks_at_a_time)
+    return _means(measured, predicted_iou)
 
-    def measure(part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        mask = mask_index[part]
-        bits = planes[image_index[part], mask // BITS] >> (mask % BITS).to(planes.dtype)[:, None, None]
-        large = interpolate(logits[part, None].float(), planes.shape[-2:], mode="bilinear")[:, 0]
-        return _per_mask(large, (bits & 1).bool())
 
-    if len(logits) == 0:
-        return pair_terms(logits, torch.zeros_like(logits), predicted_iou)
-    parts = [slice(first, first + masks_at_a_time) for first in range(0, len(logits), masks_at_a_time)]
-    measured = [checkpoint(measure, part, use_reentrant=False) for part in parts]
-    focal, dice, true_iou = (torch.cat(values) for values in zip(*measured, strict=True))
-    return _means((focal, dice, true_iou), predicted_iou)
+class _MeasuredInFrame(torch.autograd.Function):
+    """`_per_mask` in the frame. Both losses are sums over pixels, so their gradients are found on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor, masks_at_a_time: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return focal loss, dice loss and true IoU, (P,) each."""
+        with torch.autocast(logits.device.type, enabled=False):
+            values, gradients = logits.new_zeros((3, len(logits)), dtype=torch.float32), []
+            for first in range(0, len(logits), masks_at_a_time):
+                part = slice(first, first + masks_at_a_time)
+                mask = mask_index[part]
+                bits = planes[image_index[part], mask // BITS] >> (mask % BITS).to(planes.dtype)[:, None, None]
+                values[:, part], gradient = _with_gradient(logits[part].float(), (bits & 1).float())
+                gradients.append(gradient)
+        ctx.save_for_backward(torch.cat(gradients) if gradients else logits.new_zeros((0, 2, *logits.shape[1:])))
+        focal, dice, true_iou = values.unbind()
+        ctx.mark_non_differentiable(true_iou)
+        return focal, dice, true_iou
+
+    @staticmethod
+    def backward(ctx: Any, by_focal: Tensor, by_dice: Tensor, _by_iou: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the logits."""
+        (gradients,) = ctx.saved_tensors  # (P, 2, h, w)
+        upstream = torch.stack((by_focal, by_dice), 1)[..., None, None]
+        return (upstream * gradients).sum(1), None, None, None, None
+
+
+def _with_gradient(logits: Tensor, target: Tensor, alpha: float = 0.25) -> tuple[Tensor, Tensor]:
+    """Return focal loss (gamma 2), dice loss and IoU (3, P) of enlarged logits, and the gradients (P, 2, h, w).
+
+    Args:
+        logits: (P, h, w).
+        target: 0 or 1, (P, S, S).
+        alpha: As in `focal_loss`.
+
+    With p the probability, t the target, e = p - t and c the cross-entropy of a pixel, d c / d logit is e, so the focal
+    term a e^2 c has the gradient a e (2 p (1 - p) c + e^2); that of the dice is p (1 - p) (a number - another t).
+    """
+    large = interpolate(logits[:, None], target.shape[-2:], mode="bilinear")[:, 0]
+    prob = large.sigmoid()
+    error = prob - target
+    entropy = binary_cross_entropy_with_logits(large, target, reduction="none")
+    weight = (1 - alpha) - (1 - 2 * alpha) * target
+    slope = prob * (1 - prob)
+    squared = error.square()
+    focal = (weight * squared * entropy).mean((1, 2))
+    by_focal = weight * error * (2 * slope * entropy + squared) / target[0].numel()
+    overlap, area, truth = (prob * target).sum((1, 2)), prob.sum((1, 2)), target.sum((1, 2))
+    total = area + truth + 1
+    dice = 1 - (2 * overlap + 1) / total
+    by_dice = slope * (((2 * overlap + 1) / total.square())[:, None, None] - (2 / total)[:, None, None] * target)
+    inside = large > 0
+    both = (inside * target).sum((1, 2))
+    true_iou = both / (inside.sum((1, 2)) + truth - both).clamp(min=1)
+    by_pixel = torch.stack((by_focal, by_dice), 1)
+    frame, size = list(by_pixel.shape[2:]), [len(logits), 2, *logits.shape[1:]]
+    gradient = torch.ops.aten.upsample_bilinear2d_backward(by_pixel, frame, size, False, None, None)
+    return torch.stack((focal, dice, true_iou)), gradient
 
 
 def _per_mask(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +153,7 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float
 
     Source: Lin et al. (arXiv 1708.02002), equation 5.
     """
-    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    cross_entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")
     prob = logits.sigmoid()
     prob_of_truth = prob * target + (1 - prob) * (1 - target)
     weight = alpha * target + (1 - alpha) * (1 - target)
