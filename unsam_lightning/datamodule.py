@@ -14,7 +14,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from unsam_lightning.batch import Batch, collate
 from unsam_lightning.batch_order import BatchSampler
-from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
+from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import Manifest, check_files, read_manifest
 from unsam_lightning.mask_sampling import Sampling
@@ -222,11 +223,11 @@ class BenchmarkItem:
 class BenchmarkImages(Dataset[BenchmarkItem]):
     """A benchmark data set for a DataLoader."""
 
-    def __init__(self, dataset: EvalDataset) -> None:
+    def __init__(self, dataset: EvalSubset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> BenchmarkItem:
-        return BenchmarkItem(self.dataset.name, index, self.dataset[index])
+        return BenchmarkItem(self.dataset.name, index, self.dataset.or_refusal(index))

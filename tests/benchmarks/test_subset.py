@@ -3,14 +3,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from unsam_lightning.benchmarks.sample import EvalSample
-from unsam_lightning.benchmarks.subset import EvalSubset
+from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.subset import UNREADABLE, EvalSubset
+from unsam_lightning.errors import UserError
 
 
 class Numbers:
     """Ten images; image n has n masks, and mask k is k + 1 pixels large."""
 
     name = "numbers"
+    keys = tuple(f"image{index}" for index in range(10))
 
     def __init__(self) -> None:
         self.opened: list[int] = []
@@ -30,6 +32,15 @@ class Numbers:
 
     def __iter__(self) -> Iterator[EvalSample]:
         return (self[index] for index in range(len(self)))
+
+
+class OneBroken(Numbers):
+    """Image 5 cannot be read."""
+
+    def __getitem__(self, index: int) -> EvalSample:
+        if index == 5:
+            raise UserError("expected a readable file image5.png; found 3 bytes")
+        return super().__getitem__(index)
 
 
 def drawn(subset: EvalSubset) -> list[list[str]]:
@@ -84,3 +95,15 @@ def test_index_out_of_range_is_refused() -> None:
     for index in (-1, 3, 9):
         with pytest.raises(IndexError):
             EvalSubset(Numbers(), 3)[index]
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_read() -> None:
+    subset = EvalSubset(OneBroken(), max_images=2)
+    with pytest.raises(UserError, match=r"image5\.png"):
+        subset[1]
+    refused = subset.or_refusal(1)
+    assert (refused.key, refused.ids, len(refused.masks)) == ("image5", [], 0)
+    assert refused.remarks == [Remark("", UNREADABLE, "expected a readable file image5.png; found 3 bytes")]
+    assert subset.or_refusal(0).key == "image0"
+    with pytest.raises(IndexError):
+        subset.or_refusal(2)

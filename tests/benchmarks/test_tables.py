@@ -214,11 +214,16 @@ def test_dial_adds_up_over_images(results: list[ImageResult]) -> None:
 
 
 def test_what_was_odd_is_counted(results: list[ImageResult]) -> None:
-    odd = [("m", "box one pixel short", "w 3", True), ("n", "empty", "", False), ("o", "empty", "", False)]
+    odd = [
+        ("m", "box one pixel short", "w 3", True),
+        ("p", "box one pixel short", "w 4", True),
+        ("n", "empty", "", False),
+        ("o", "empty", "", False),
+    ]
     found = remarks([dataclasses.replace(results[0], remarks=odd), results[1]], max_examples=1)
     assert found == {
         "set": {
-            "box one pixel short": {"num_masks": 1, "num_left_out": 0, "examples": ["0 m w 3"]},
-            "empty": {"num_masks": 2, "num_left_out": 2, "examples": ["0 n"]},
+            "box one pixel short": {"num_masks": 2, "num_left_out": 0, "examples": ["0: m (w 3)"]},
+            "empty": {"num_masks": 2, "num_left_out": 2, "examples": ["0: n", "0: o"]},
         }
     }

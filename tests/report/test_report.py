@@ -21,8 +21,13 @@ from unsam_lightning.report.runs import clicks_curve, read_runs
 CONFIG = EvaluationConfig(fixed=(1.0,), max_clicks=3)
 
 
-def run_folder(folder: Path, better: float, num_images: int = 12, stage: str = "test_000005") -> Path:
-    """A run on images of one object, whose tuned model is so much better than its base after one click."""
+def run_folder(
+    folder: Path, better: float, num_images: int = 12, stage: str = "test_000005", num_early: int = 0
+) -> Path:
+    """A run on images of one object, whose tuned model is so much better than its base after one click.
+
+    In the first `num_early` images every session arrives at the second of its three clicks.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng, results = np.random.default_rng(0), []
     for index in range(num_images):
@@ -30,7 +35,8 @@ def run_folder(folder: Path, better: float, num_images: int = 12, stage: str = "
         sessions = []
         for method in METHODS:
             for g in SWEEP if method == "tuned" else (None,):
-                ious = [first + (better if method == "tuned" else 0.0), 0.5, 0.95]
+                later = [0.95] if index < num_early else [0.5, 0.95]
+                ious = [first + (better if method == "tuned" else 0.0), *later]
                 common = {"mask_id": "a", "method": method, "granularity": g}
                 sessions.append(SessionResult(ious=np.float32(ious).tolist(), is_automatic=g == 0.4, **common))
         results.append(
@@ -60,11 +66,11 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     places = {cells[1]: number for number, cells in enumerate(between.rows)}
     automatic, single = places[f"tuned: {AUTOMATIC}"], places["base: single mask"]
     assert between.rows[automatic][2:4] == ["12", "+25.0 [+25.0, +25.0]"]
-    assert between.rows[single][3] == "+0.0 [+0.0, +0.0]"
+    assert between.rows[single][3] == "0 [equal]"
     assert (automatic, 3) in between.strong
     assert (single, 3) not in between.strong
     within = tables["set: tuned against base"]
-    assert [cells[4] for cells in within.rows] == 3 * ["+0.0 [+0.0, +0.0]"] + 3 * ["+25.0 [+25.0, +25.0]"]
+    assert [cells[4] for cells in within.rows] == 3 * ["0 [equal]"] + 3 * ["+25.0 [+25.0, +25.0]"]
     assert tables["set: the dial"].rows[0][:3] == ["A", "12", "0.125"]
 
 
@@ -75,12 +81,15 @@ def test_only_common_objects_are_compared(tmp_path: Path) -> None:
 
 
 def test_page_is_whole_and_safe(tmp_path: Path) -> None:
-    runs = read_runs([run_folder(tmp_path / "one", 0.0), run_folder(tmp_path / "two", 0.25)])
+    runs = read_runs([run_folder(tmp_path / name, 0.1 * n, num_early=4) for n, name in enumerate(("one", "two"))])
     page = to_html(runs)
+    assert "A, B: base, single mask (and 8 of 12 at 3 or never)" in page  # one base, drawn once
+    assert "B: tuned, automatic (and 8 of 12 at 3 or never)" in page
+    assert page.count("<polyline") == 1 + 2 + 2 + 2 + 2  # IoU by click, IoU by g, calibration
     assert not re.search(r"<script|https?:|src=\"(?!data:)|href=", page)
     assert "&lt;b&gt;" in page  # what a file's name says is text
     assert page.count("data:image/png;base64") == 2
-    assert page.count("<svg") == 4
+    assert page.count('role="img"') == 4
     for tag in ("table", "tr", "td", "div", "figure", "svg", "h2", "h3", "p", "b", "span"):
         assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
     assert "9.37/11.80/29.0" in page  # the paper beside it
@@ -137,6 +146,15 @@ def test_points_lie_where_the_axes_say() -> None:
 
 def test_bars_are_as_high_as_their_counts() -> None:
     chart = histogram("t", "x", "y", {"a": [2, 0, 4], "b": [1, 0, 0]})
-    heights = [float(value) for value in re.findall(r'<rect [^>]*height="([\d.]+)"', chart)]
+    drawing, _, legend = chart.partition("</svg>")
+    heights = [float(value) for value in re.findall(r'<rect [^>]*height="([\d.]+)"', drawing)]
+    assert legend.count("<rect") == 2
     assert heights == pytest.approx([113.0, 0.0, 226.0, 56.5, 0.0, 0.0], abs=0.11)
     assert histogram("t", "x", "y", {"a": [0, 0]}) == ""
+
+
+def test_clicks_are_whole_numbers_below_the_axis() -> None:
+    line = {"a": [(1.0, 0.0), (2.0, 1.0)]}
+    for whole, ticks in ((True, ["1", "2"]), (False, ["1", "1.1"])):
+        chart = line_chart("t", "x", "y", line, x_range=(1, 2), whole_x=whole)
+        assert re.findall(r'text-anchor="middle">([^<]*)<', chart)[:2] == ticks

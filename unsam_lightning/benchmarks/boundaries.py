@@ -9,7 +9,6 @@ import re
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.whole_image import Proposals
@@ -52,8 +51,7 @@ def proposals_boundaries(proposals: Proposals, height: int, width: int, max_mask
     """
     labels = np.zeros((height, width), dtype=np.int64)
     best = proposals.distinct(max_masks=max_masks)
-    large = torch.nn.functional.interpolate(best.logits[:, None].float(), (height, width), mode="bilinear")[:, 0] > 0
-    masks = large.cpu().numpy()
+    masks = best.full_size(height, width)
     for number, n in enumerate(np.argsort(-masks.sum(axis=(1, 2)), kind="stable"), start=1):
         labels[masks[n]] = number
     return boundary_pixels(labels)

@@ -1,6 +1,6 @@
 """How many prompts a number of gigabytes allows in one pass of the decoder.
 
-Next in the tour: `benchmarks/interactive.py`.
+Next in the tour: `benchmarks/full_size.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ def prompt_bytes(model: UnSAM, height: int, width: int) -> int:
 
     Counted, in float32: the image tokens at stride 16, D wide, of which the transformer holds eight copies at a time;
     the upscaled features at stride 4, D / 8 wide, four copies; three masks in the image's own size, as float and bool.
+    Masks are enlarged one by one, so that the last is far above what is held.
 
     Args:
         model: Whose decoder.

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +33,7 @@ from unsam_lightning.benchmarks.tables import (
     to_csv,
     to_json,
 )
+from unsam_lightning.errors import UserError
 
 #: Columns of the printed table: the row's field, the heading, whether it is a share, printed in per cent.
 _PRINTED = (
@@ -119,9 +121,13 @@ class BenchmarkCallback(Callback):
         results = [result for part in gathered for result in part]
         if not trainer.is_global_zero:
             return
-        objects = object_rows(results, module.evaluation)
+        objects, odd = object_rows(results, module.evaluation), remarks(results)
         if not objects:
-            return
+            print_remarks(odd)
+            module.kept.forget()
+            if trainer.state.fn == "fit":
+                return
+            _refuse_nothing(results)
         rows = tabulate(results, objects, module.evaluation)
         dial, curves, boundaries = dial_numbers(results), iou_by_granularity(objects), boundary_numbers(results)
         # In `fit` the Trainer counts; in `test` of a checkpoint it stands at 0 and the checkpoint knows.
@@ -146,7 +152,6 @@ class BenchmarkCallback(Callback):
         }
         with explain_write_errors(self.run_dir):
             self.run_dir.mkdir(parents=True, exist_ok=True)
-        odd = remarks(results)
         write_text_aside(self.run_dir / f"objects_{step}.csv", objects_to_csv(objects))
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))
         more = {"dial": dial, "one_click_iou_at_g": curves, "boundaries": boundaries, "remarks": odd}
@@ -158,9 +163,7 @@ class BenchmarkCallback(Callback):
         for dataset, values in boundaries.items():
             shares = ", ".join(f"{key} {100 * values[key]:.1f} %" for key in ("ods_f", "ois_f", "ap"))
             print(f"{dataset}: boundaries of the proposals: {shares}; best g {values['ods_threshold']:.2f}")
-        for dataset, kinds in odd.items():
-            for reason, count in kinds.items():
-                print(f"{dataset}: {count['num_masks']} masks: {reason} ({count['num_left_out']} left out)")
+        print_remarks(odd)
 
     def _draw(self, trainer: Trainer, results: Sequence[ImageResult], loader: Any, folder: str) -> None:
         """Write pictures of the best, median and worst objects of each data set."""
@@ -171,7 +174,9 @@ class BenchmarkCallback(Callback):
                 path = self.run_dir / folder / f"{name}_{number}_{case.rank}.png"
                 with explain_write_errors(path):
                     path.parent.mkdir(exist_ok=True)
-                    Image.fromarray(picture).save(path)
+                    about = PngInfo()
+                    about.add_itxt("Title", f"image {case.key}, mask {case.mask_id}")
+                    Image.fromarray(picture).save(path, pnginfo=about)
                 for logger in trainer.loggers:
                     if isinstance(logger, WandbLogger):
                         logger.log_image(f"cases/{name}_{number}_{case.rank}", [picture])
@@ -206,6 +211,23 @@ def print_table(rows: list[Row], title: str) -> None:
         cells.append("" if row.ar1000 is None else " / ".join(parts))
         table.add_row(row.dataset, row.model, row.mode, str(row.num_masks), *cells)
     Console(width=max(130, Console().width)).print(table)
+
+
+def print_remarks(odd: dict[str, dict[str, Any]]) -> None:
+    """Print what was odd in the data: of each kind how many, and the first by name."""
+    for dataset, kinds in odd.items():
+        for reason, kind in kinds.items():
+            left_out = f", {kind['num_left_out']} left out" if kind["num_left_out"] else ""
+            print(f"{dataset}: {reason}: {kind['num_masks']}{left_out}; first {kind['examples'][0]}")
+
+
+def _refuse_nothing(results: Sequence[ImageResult]) -> NoReturn:
+    names = ", ".join(sorted({result.dataset for result in results}))
+    raise UserError(
+        expected="at least one mask to measure",
+        found=f"none in {len(results)} images of {names}" if results else "no images",
+        remedy="`python -m unsam_lightning data SOURCE.yaml --root DIR --verify` says what is wrong with them",
+    )
 
 
 def print_dial(dial: dict[str, dict[str, float | None]]) -> None:

@@ -26,6 +26,7 @@ class Case(NamedTuple):
     Args:
         rank: "best", "median" or "worst", by the IoU of the automatic mask after one click.
         image: Position of the image in the data set.
+        key: Its name.
         mask_id: Name of the mask.
         base: The base's session with its single mask.
         automatic: The tuned model's session at the granularity that it chose.
@@ -33,6 +34,7 @@ class Case(NamedTuple):
 
     rank: str
     image: int
+    key: str
     mask_id: str
     base: SessionResult
     automatic: SessionResult
@@ -46,15 +48,15 @@ def choose_cases(results: Sequence[ImageResult], dataset: str, each: int = 3) ->
         dataset: Which data set.
         each: How many of each kind, fewer where there are few objects.
     """
-    found: list[tuple[float, int, str, SessionResult, SessionResult]] = []
+    found: list[tuple[float, int, str, str, SessionResult, SessionResult]] = []
     for result in (one for one in results if one.dataset == dataset):
         base = {session.mask_id: session for session in result.sessions if session.method == "base_single"}
         found += [
-            (session.ious[0], result.index, session.mask_id, base[session.mask_id], session)
+            (session.ious[0], result.index, result.key, session.mask_id, base[session.mask_id], session)
             for session in result.sessions
             if session.is_automatic
         ]
-    found.sort(key=lambda one: (-one[0], one[1], one[2]))
+    found.sort(key=lambda one: (-one[0], one[1], one[3]))
     each = min(each, -(-len(found) // 3))
     middle = max(each, (len(found) - each) // 2)
     places = {

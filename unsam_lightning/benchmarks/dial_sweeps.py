@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from unsam_lightning.benchmarks.budget import prompts_within
+from unsam_lightning.benchmarks.full_size import full_size_mask
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
@@ -53,8 +54,7 @@ class DialSweeps:
         points = torch.tensor([[[click_yx[1] * size / width, click_yx[0] * size / height]]], device=self.model.device)
         labels = torch.ones(1, 1, device=self.model.device)
         logits = decode_sweep(self.model, self.embedding, points, labels, SWEEP, prompts_per_pass=self.prompts).masks
-        large = torch.nn.functional.interpolate(logits.float(), (height, width), mode="bilinear")[0]
-        return np.asarray((large > 0).cpu().numpy())
+        return np.stack([full_size_mask(one, (height, width)) for one in logits[0]])
 
 
 def moved_click(mask: npt.NDArray[np.int8], click_yx: tuple[int, int]) -> tuple[int, int]:

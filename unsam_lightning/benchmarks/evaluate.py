@@ -109,12 +109,16 @@ def evaluate_sample(
 
     Args:
         model: In eval mode.
-        sample: The image with its ground truth. Masks without a pixel are left out and remarked on.
+        sample: The image with its ground truth. Masks without a pixel are left out and remarked on; an image without
+            masks is not looked at.
         config: What is measured.
         dataset: Recorded in the result.
         index: Recorded in the result.
     """
     sample = _without_empty(sample)
+    remarks = [(one.mask_id, one.reason, one.detail, one.kept) for one in sample.remarks]
+    if not sample.ids:
+        return ImageResult(dataset=dataset, index=index, key=sample.key, num_masks=0, sessions=[], remarks=remarks)
     image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device)
     embedding = model.encode(image)
     sweeps = DialSweeps(model, embedding, sample, config.memory_gb)
@@ -128,11 +132,10 @@ def evaluate_sample(
         memory_gb=config.memory_gb,
         on_sweep=sweeps,
     )
-    has_masks = len(sample.masks) > 0
-    proposals = _propose(model, embedding, config) if config.points_per_side and has_masks else {}
+    proposals = _propose(model, embedding, config) if config.points_per_side else {}
     boundaries = boundary_counts(proposals["tuned"], sample) if proposals else None
     recall = {name: _state(proposal_recall(found.distinct(), sample)) for name, found in proposals.items()}
-    if config.felzenszwalb and has_masks:
+    if config.felzenszwalb:
         recall["felzenszwalb"] = _state(mask_recall(felzenszwalb_masks(sample.image), sample))
     return ImageResult(
         dataset=dataset,
@@ -142,10 +145,10 @@ def evaluate_sample(
         sessions=sessions,
         area_px={name: int(np.count_nonzero(mask == 1)) for name, mask in zip(sample.ids, sample.masks, strict=True)},
         otsu=_otsu(sample),
-        dial=_state(sweeps.dial) if has_masks else {},
+        dial=_state(sweeps.dial),
         recall=recall,
         boundaries=_state(boundaries) if boundaries is not None else {},
-        remarks=[(one.mask_id, one.reason, one.detail, one.kept) for one in sample.remarks],
+        remarks=remarks,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unsam_lightning.automatic import choose_granularity
 from unsam_lightning.benchmarks.budget import prompts_within
+from unsam_lightning.benchmarks.full_size import full_size_mask
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
@@ -198,7 +199,7 @@ def _end_hopeless(sessions: Sequence[_Session], fixed: Sequence[float]) -> None:
 
 def _advance(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], method: Method) -> None:
     """Predict one more mask for sessions that have equally many clicks, and note its IoU."""
-    height, width = sessions[0].prediction.shape
+    size = sessions[0].prediction.shape
     previous = [s.logits for s in sessions if s.logits is not None]
     decoded = decode(
         *_clicks(model, sessions),
@@ -206,20 +207,15 @@ def _advance(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], 
         torch.stack(previous) if previous else None,
         method in ("base_own_choice", "base_best_of_three"),
     )
-    large = torch.nn.functional.interpolate(decoded.masks.float(), (height, width), mode="bilinear")
-    predictions = (large > 0).cpu().numpy()  # (P, M, H, W)
     scores = decoded.iou.float().cpu().numpy()  # (P, M)
-    for session, logits, masks, score in zip(sessions, decoded.masks, predictions, scores, strict=True):
-        if method == "base_own_choice":
-            best = int(np.argmax(score))
-            iou = session.clicker.iou(masks[best])
-        else:
-            ious = [session.clicker.iou(mask) for mask in masks]
-            best = int(np.argmax(ious))
-            iou = ious[best]
-        # Copies: a view would keep the whole pass in memory.
-        session.prediction, session.logits = masks[best].copy(), logits[best : best + 1].float().clone()
-        session.ious.append(iou)
+    for session, logits, small, score in zip(sessions, decoded.masks, decoded.masks.float().cpu(), scores, strict=True):
+        tried = [int(np.argmax(score))] if method == "base_own_choice" else range(len(score))
+        masks = [full_size_mask(small[number], (size[0], size[1])) for number in tried]
+        ious = [session.clicker.iou(mask) for mask in masks]
+        place = int(np.argmax(ious))
+        # A copy of the logits: a view would keep the whole pass in memory.
+        session.prediction, session.logits = masks[place], logits[tried[place]][None].float().clone()
+        session.ious.append(ious[place])
 
 
 def _clicks(model: UnSAM, sessions: Sequence[_Session]) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unsam_lightning.benchmarks.sample import VideoDataset
-from unsam_lightning.benchmarks.sampling import KeyedDataset, SampledDataset
+from unsam_lightning.benchmarks.sample import KeyedDataset, VideoDataset
+from unsam_lightning.benchmarks.sampling import SampledDataset
 from unsam_lightning.errors import UserError
 from unsam_lightning.source_file import MASK_READERS, VIDEO_READERS, Source, with_options
 

@@ -28,6 +28,10 @@ class Remark(NamedTuple):
     detail: str = ""
     kept: bool = False
 
+    def named(self, key: str) -> str:
+        """Return the mask's name after its image's, and what was found: "photo3: object7 (60x30)"."""
+        return key + (f": {self.mask_id}" if self.mask_id else "") + (f" ({self.detail})" if self.detail else "")
+
 
 @dataclass(kw_only=True, slots=True)
 class EvalSample:
@@ -66,6 +70,15 @@ class EvalDataset(Protocol):
 
     def __iter__(self) -> Iterator[EvalSample]:
         """Go through the images in order."""
+        ...
+
+
+class KeyedDataset(EvalDataset, Protocol):
+    """A data set that knows the names of its images without opening them."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the images, in order."""
         ...
 
 

@@ -8,23 +8,13 @@ Next in the tour: `benchmarks/readers/`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
-from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
+from unsam_lightning.benchmarks.sample import EvalSample, KeyedDataset
 from unsam_lightning.errors import UserError
-
-
-class KeyedDataset(EvalDataset, Protocol):
-    """A data set that knows the names of its images without opening them."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Names of the images, in order."""
-        ...
 
 
 class SampledDataset:

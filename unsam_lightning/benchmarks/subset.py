@@ -11,7 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from unsam_lightning.benchmarks.sample import EvalDataset, EvalSample
+from unsam_lightning.benchmarks.sample import EvalSample, KeyedDataset, Remark
+from unsam_lightning.errors import UserError
+
+#: Why an image has no result.
+UNREADABLE = "image or annotation that cannot be read"
 
 
 class EvalSubset:
@@ -28,7 +32,7 @@ class EvalSubset:
 
     def __init__(
         self,
-        dataset: EvalDataset,
+        dataset: KeyedDataset,
         max_images: int | None = None,
         max_masks: int | None = None,
         seed: int = 0,
@@ -42,9 +46,7 @@ class EvalSubset:
         return self._length
 
     def __getitem__(self, index: int) -> EvalSample:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        sample = self.dataset[index * len(self.dataset) // len(self)]
+        sample = self.dataset[self._place(index)]
         if self.max_masks is None or len(sample.masks) <= self.max_masks:
             return sample
 
@@ -57,3 +59,21 @@ class EvalSubset:
 
     def __iter__(self) -> Iterator[EvalSample]:
         return (self[index] for index in range(len(self)))
+
+    def or_refusal(self, index: int) -> EvalSample:
+        """Return an image with its masks; one that cannot be read as a sample without masks that says why.
+
+        So that a broken file neither ends the evaluation of a whole data set nor goes unnoticed.
+        """
+        try:
+            return self[index]
+        except UserError as error:
+            key = self.dataset.keys[self._place(index)]
+            image, masks = np.zeros((1, 1, 3), np.uint8), np.zeros((0, 1, 1), np.int8)
+            return EvalSample(key=key, image=image, masks=masks, ids=[], remarks=[Remark("", UNREADABLE, str(error))])
+
+    def _place(self, index: int) -> int:
+        """Return the position in the whole data set."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return index * len(self.dataset) // len(self)

@@ -20,6 +20,7 @@ import torch
 from unsam_lightning.benchmarks.baselines import SCALES
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, State
 from unsam_lightning.benchmarks.objects import ObjectRow, sweep_mode
+from unsam_lightning.benchmarks.sample import Remark
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.boundary_bsds import BSDSBoundary
 from unsam_lightning.metrics.dial import Dial
@@ -176,17 +177,23 @@ def iou_by_granularity(objects: Sequence[ObjectRow]) -> dict[str, dict[str, floa
 
 
 def remarks(results: Sequence[ImageResult], max_examples: int = 5) -> dict[str, dict[str, Any]]:
-    """Return what was odd in each data set: reason -> how many masks, how many of them left out, some by name."""
+    """Return what was odd in each data set: reason -> how many masks (or images), how many left out, and names.
+
+    Args:
+        results: Of all ranks, in any order.
+        max_examples: At most so many names for each reason of what was used all the same; what was left out is all
+            named.
+    """
     found: dict[str, dict[str, Any]] = {}
     for result in sorted(results, key=lambda one: (one.dataset, one.index)):
-        for mask_id, reason, detail, is_kept in result.remarks:
+        for remark in (Remark(*values) for values in result.remarks):
             of_kind = found.setdefault(result.dataset, {}).setdefault(
-                reason, {"num_masks": 0, "num_left_out": 0, "examples": []}
+                remark.reason, {"num_masks": 0, "num_left_out": 0, "examples": []}
             )
             of_kind["num_masks"] += 1
-            of_kind["num_left_out"] += not is_kept
-            if len(of_kind["examples"]) < max_examples:
-                of_kind["examples"].append(" ".join(part for part in (result.key, mask_id, detail) if part))
+            of_kind["num_left_out"] += not remark.kept
+            if not remark.kept or len(of_kind["examples"]) < max_examples:
+                of_kind["examples"].append(remark.named(result.key))
     return found
 
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from unsam_lightning.benchmarks.open_reader import open_images, open_videos
-from unsam_lightning.benchmarks.sample import Remark, VideoDataset
-from unsam_lightning.benchmarks.sampling import KeyedDataset
+from unsam_lightning.benchmarks.sample import KeyedDataset, Remark, VideoDataset
 from unsam_lightning.errors import UserError
 from unsam_lightning.progress import show_progress
 from unsam_lightning.source_file import VIDEO_READERS, Source
@@ -43,17 +42,12 @@ class DataReport:
     def add(self, key: str, remarks: list[Remark]) -> None:
         """Take up the remarks of an image or frame."""
         for remark in remarks:
-            name = (
-                key
-                + (f": {remark.mask_id}" if remark.mask_id else "")
-                + (f" ({remark.detail})" if remark.detail else "")
-            )
             if remark.kept:
                 self.odd[remark.reason] = self.odd.get(remark.reason, 0) + 1
                 if len(examples := self.odd_examples.setdefault(remark.reason, [])) < NUM_EXAMPLES:
-                    examples.append(name)
+                    examples.append(remark.named(key))
             else:
-                self.left_out.setdefault(remark.reason, []).append(name)
+                self.left_out.setdefault(remark.reason, []).append(remark.named(key))
 
     @contextlib.contextmanager
     def unreadable_as(self, name: str) -> Iterator[None]:

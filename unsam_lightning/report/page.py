@@ -1,20 +1,24 @@
 """The page and its Markdown: tables, curves, pictures, the paper's numbers.
 
-Next in the tour: `cli.py`.
+Next in the tour: `report/seeds.py`.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from PIL import Image
+
 from unsam_lightning.aside import explain_write_errors, write_text_aside
 from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO
-from unsam_lightning.report.charts import histogram, line_chart
-from unsam_lightning.report.numbers import TextTable, dataset_tables, published_tables
+from unsam_lightning.report.charts import Style, histogram, line_chart
+from unsam_lightning.report.numbers import dataset_tables, published_tables
 from unsam_lightning.report.runs import Run, clicks_curve
+from unsam_lightning.report.text_table import TextTable
 
 #: Whose clicks are drawn: model, mode, name in the legend.
 _DRAWN = (
@@ -24,22 +28,25 @@ _DRAWN = (
 )
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto; max-width: 1180px;
+body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto; max-width: 1240px;
   padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { margin-top: 2.6rem; border-bottom: 2px solid #ddd; padding-bottom: .2rem }
+h1 { font-size: 1.6rem; overflow-wrap: anywhere } h2 { margin-top: 2.6rem; border-bottom: 2px solid #ddd;
+  padding-bottom: .2rem }
 h3 { margin: 1.6rem 0 .2rem; font-size: 1.05rem } p.note { color: #555; margin: .1rem 0 .5rem; max-width: 60rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px } th { text-align: left; color: #333 }
-th, td { padding: .22rem .5rem; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th { white-space: normal; vertical-align: bottom; max-width: 7rem } td.number { text-align: right;
-  font-variant-numeric: tabular-nums } .range { color: #777; font-size: 11px }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } .chart { width: 440px }
-.chart figcaption { font-size: 12px; color: #333 } .chart i { display: inline-block; width: 11px; height: 11px;
-  margin: 0 4px 0 10px; border-radius: 2px } svg .title { font-size: 14px; text-anchor: middle; font-weight: 600 }
+th, td { padding: .22rem .36rem; border-bottom: 1px solid #e4e4e4; white-space: nowrap; vertical-align: top }
+th { white-space: normal; vertical-align: bottom; max-width: 6rem }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+td.prose { white-space: normal; min-width: 22rem; overflow-wrap: anywhere }
+.range { color: #666; font-size: 11px; font-weight: 400; display: block }
+.charts { display: flex; flex-wrap: wrap; gap: 1.2rem } figure { margin: 0 } .chart { width: min(100%, 520px) }
+.chart figcaption { font-size: 12px; color: #333 } .chart figcaption span { display: inline-block; margin-left: 10px;
+  white-space: nowrap } .key { width: 24px; height: 10px; margin-right: 4px }
+svg .title { font-size: 14px; text-anchor: middle; font-weight: 600 }
 svg .label { font-size: 12px; text-anchor: middle; fill: #444 } svg .tick { font-size: 11px; fill: #555 }
-svg .grid { stroke: #ddd }
-svg .asked { stroke: #777; stroke-width: 1.5; stroke-dasharray: 5 4 } 
-.cases { display: flex; flex-wrap: wrap; gap: .8rem } .cases img { max-width: 560px; border: 1px solid #ddd }
-.cases figcaption { font-size: 12px; color: #333 }
+svg .grid { stroke: #ddd } svg .asked { stroke: #777; stroke-width: 1.5; stroke-dasharray: 2 3 }
+.cases img { max-width: 100%; border: 1px solid #ddd; display: block }
+.cases figcaption { font-size: 12px; color: #333; margin-bottom: .8rem }
 """
 
 
@@ -70,14 +77,14 @@ def to_html(runs: Sequence[Run]) -> str:
         parts.append(f'<div class="charts">{"".join(_charts(mine, dataset))}</div>')
         parts += [_table_html(table) for table in dataset_tables(mine, dataset)]
         parts += [_cases_html(run, dataset) for run in mine]
-        parts += [_remarks_html(run, dataset) for run in mine]
     parts.append("<h2>What the paper reports</h2>")
     parts.append(
         '<p class="note">UnSAMv2, arXiv 2511.13714. Other weights, other data, other protocols than above: each'
     )
     parts.append(" table says which. Only rows of the same protocol may be compared.</p>")
     parts += [_table_html(table) for table in published_tables()]
-    head = f'<meta charset="utf-8"><title>{escape(_title(runs))}</title><style>{_STYLE}</style>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{escape(_title(runs))}</title><style>{_STYLE}</style>"
     body = "\n".join(part for part in parts if part)
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
@@ -134,11 +141,12 @@ def _table_html(table: TextTable) -> str:
     for number, row in enumerate(table.rows):
         cells = []
         for column, cell in enumerate(row):
-            is_number = cell[:1] in "+-0123456789" and cell != ""
+            is_number = re.fullmatch(r"[+-]?\d[\d.,/]*( \[.*\])?", cell) is not None
             mean, bracket, interval = escape(cell).partition(" [")
-            text = f'{mean} <span class="range">[{interval}</span>' if bracket and is_number else escape(cell)
+            text = f'{mean}<span class="range">[{interval}</span>' if bracket and is_number else escape(cell)
             text = f"<b>{text}</b>" if (number, column) in table.strong else text
-            cells.append(f'<td class="number">{text}</td>' if is_number else f"<td>{text}</td>")
+            kind = "number" if is_number else "prose" if len(cell) > 60 else "name"
+            cells.append(f'<td class="{kind}">{text}</td>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
@@ -146,39 +154,55 @@ def _table_html(table: TextTable) -> str:
 
 
 def _charts(runs: Sequence[Run], dataset: str) -> list[str]:
-    def named(run: Run, name: str) -> str:
-        return f"{run.letter}: {name}" if len(runs) > 1 else name
-
-    by_g, calibration, by_click, clicks = {}, {}, {}, {}
-    for run in runs:
-        by_g[named(run, "fixed g")] = [(float(g), value) for g, value in run.curves.get(dataset, {}).items()]
-        calibration[named(run, "effective g")] = [
+    by_g = {run.letter: [(float(g), value) for g, value in run.curves.get(dataset, {}).items()] for run in runs}
+    given = {
+        run.letter: [
             (float(name.removeprefix("effective_at_")), value)
             for name, value in run.dial.get(dataset, {}).items()
             if name.startswith("effective_at_") and value is not None
         ]
-        max_clicks = int(run.about["evaluation"]["max_clicks"])
-        for model, mode, name in _DRAWN:
-            if objects := run.of_mode(dataset, model, mode):
-                by_click[named(run, name)] = list(enumerate(clicks_curve(objects, max_clicks).tolist(), start=1))
-                counts = [round(one.numbers["noc90"]) for one in objects]
-                clicks[named(run, name)] = [counts.count(number) for number in range(1, max_clicks + 1)]
-    longest = max(int(run.about["evaluation"]["max_clicks"]) for run in runs)
-    sweep = (0.1, 1.0)
+        for run in runs
+    }
+    asked, sweep = "granularity asked for", (0.1, 1.0)
+    title = "Calibration: dotted is as asked"
     return [
-        line_chart("IoU after one click, by granularity", "granularity asked for", "mean IoU", by_g, x_range=sweep),
-        line_chart(
-            "Calibration: dashed is as asked",
-            "granularity asked for",
-            "granularity given",
-            calibration,
-            x_range=sweep,
-            y_range=sweep,
-            diagonal=True,
-        ),
-        line_chart("IoU by click", "clicks", "mean IoU", by_click, x_range=(1, max(2, longest))),
-        histogram(f"Clicks to IoU 0.90; {longest} also if never", "clicks", "objects", clicks),
+        line_chart("IoU after one click, by granularity", asked, "mean IoU", by_g, x_range=sweep),
+        line_chart(title, asked, "granularity given", given, x_range=sweep, y_range=sweep, diagonal=True),
+        *_click_charts(runs, dataset),
     ]
+
+
+def _click_charts(runs: Sequence[Run], dataset: str) -> list[str]:
+    """Return IoU by click and the histogram: a colour for each way of choosing, a kind of line for each run."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    bars: dict[str, list[int]] = {}
+    styles, bar_styles = {}, {}
+    longest = max(_max_clicks(run) for run in runs)
+    for color, (model, mode, name) in enumerate(_DRAWN):
+        alike: dict[tuple[float, ...], list[int]] = {}  # runs on one base: its line once
+        for place, run in enumerate(runs):
+            if objects := run.of_mode(dataset, model, mode):
+                alike.setdefault(tuple(clicks_curve(objects, _max_clicks(run)).tolist()), []).append(place)
+        for curve, places in alike.items():
+            run, letters = runs[places[0]], ", ".join(runs[place].letter for place in places)
+            label = f"{letters}: {name}" if len(runs) > 1 else name
+            lines[label], styles[label] = list(enumerate(curve, start=1)), Style(color, places[0])
+            counts = [round(one.numbers["noc90"]) for one in run.of_mode(dataset, model, mode)]
+            last = _max_clicks(run)
+            with_last = f"{label} (and {counts.count(last)} of {len(counts)} at {last} or never)"
+            bars[with_last] = [counts.count(number) for number in range(1, last)]
+            bar_styles[with_last] = Style(color, places[0])
+    title = f"Clicks to IoU 0.90, where fewer than {longest}"
+    return [
+        line_chart(
+            "IoU by click", "clicks", "mean IoU", lines, x_range=(1, max(2, longest)), whole_x=True, styles=styles
+        ),
+        histogram(title, "clicks", "objects", bars, styles=bar_styles),
+    ]
+
+
+def _max_clicks(run: Run) -> int:
+    return int(run.about["evaluation"]["max_clicks"])
 
 
 def _cases_html(run: Run, dataset: str) -> str:
@@ -188,21 +212,17 @@ def _cases_html(run: Run, dataset: str) -> str:
         if name or not rest[:1].isdigit():
             continue  # of another data set
         data = base64.b64encode(path.read_bytes()).decode("ascii")
-        label = rest.partition("_")[2]
+        label = rest.partition("_")[2] + _title_of(path)
         picture = f'<img alt="{escape(label)}" src="data:image/png;base64,{data}">'
         pictures.append(f"<figure>{picture}<figcaption>{escape(label)}</figcaption></figure>")
     if not pictures:
         return ""
-    note = "Best, median and worst objects by the IoU of the automatic mask after one click, the dot."
+    note = "By the IoU of the automatic mask after one click, the dot: yellow is what was asked for, blue what came."
     title = f'<h3>{escape(dataset)}: cases of {run.letter}</h3><p class="note">{note}</p>'
     return f'{title}<div class="cases">{"".join(pictures)}</div>'
 
 
-def _remarks_html(run: Run, dataset: str) -> str:
-    found = run.remarks.get(dataset, {})
-    rows = [
-        [reason, str(kind["num_masks"]), str(kind["num_left_out"]), "; ".join(kind["examples"])]
-        for reason, kind in found.items()
-    ]
-    table = TextTable(f"{dataset}: odd in the data of {run.letter}", "", ["what", "masks", "left out", "such as"], rows)
-    return _table_html(table) if rows else ""
+def _title_of(path: Path) -> str:
+    """Return which object a picture shows, as `benchmarks/callback.py` wrote it into the file."""
+    with Image.open(path) as picture:
+        return f": {picture.info['Title']}" if "Title" in picture.info else ""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
 
-from unsam_lightning.benchmarks.readers.image_file import files_by_stem, open_image, read_rgb
+from unsam_lightning.benchmarks.readers.coco_masks import OTHER_SIZE
+from unsam_lightning.benchmarks.readers.image_file import files_by_stem, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.readers.map_values import Values, check_values, read_objects
 from unsam_lightning.benchmarks.sample import EvalSample, Remark
@@ -36,8 +36,8 @@ class MaskFolder:
 
     Other readings of the values, by a data set's own rules, are named by `values`; see `read_objects`.
 
-    The id of a mask is "object{value}" in a map, and the file's name without suffix in a folder. A map of zeros is an
-    image without objects, and a remark says so.
+    The id of a mask is "object{value}" in a map, and the file's name without suffix in a folder. Left out with a
+    remark: a map of zeros, and one of another size than its image (upright by EXIF).
 
     Args:
         images: Folder of images.
@@ -51,9 +51,8 @@ class MaskFolder:
         name: Name of the data set.
 
     Raises:
-        UserError: A folder is missing; an image without masks or the reverse; masks that differ in size from their
-            image (upright by EXIF). These are collected and raised at once. On access: a broken file, a colour
-            map, an ambiguous map, a file of an object folder without exactly one object.
+        UserError: A folder is missing; an image without masks or the reverse, all of them at once. On access: a broken
+            file, a colour map, an ambiguous map, a file of an object folder with several objects.
     """
 
     def __init__(
@@ -74,13 +73,10 @@ class MaskFolder:
         self._ignore_value, self._values, self._background = ignore_value, values, background
         problems = [f"image {image_files[key].name} has no mask" for key in image_files if key not in sources]
         problems += [f"mask {sources[key].name} has no image" for key in sources if key not in image_files]
-        for image_file, source in self._files:
-            maps = _maps_of(source)
-            problems += [] if maps else [f"mask folder {source.name} is empty"]
-            problems += [problem for path in maps if (problem := _size_problem(image_file, path))]
+        problems += [f"mask folder {source.name} is empty" for _, source in self._files if not _maps_of(source)]
         if problems:
             raise UserError(
-                expected=f"for each image of {images} masks of its name and size in {masks}",
+                expected=f"for each image of {images} masks of its name in {masks}",
                 found="; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else ""),
                 remedy=f"rename or complete the files (masks: {', '.join(MASK_SUFFIXES)}, or a folder of them)",
             )
@@ -119,20 +115,22 @@ class MaskFolder:
         for path in _maps_of(source):
             try:
                 objects, names, odd = read_objects(path, self._values, self._ignore_value, self._background)
-                if objects.shape[1:] != image.shape[:2]:
-                    size = objects.shape[1:]
-                    raise ValueError(f"size {size}, but the image, upright by EXIF, has {image.shape[:2]}")
-                if source.is_dir() and len(objects) != 1:
+                if source.is_dir() and len(objects) > 1:
                     raise ValueError(f"{len(objects)} objects in a file of an object folder")
             except ValueError as error:
                 problems.append(f"{path}: {error}")
                 continue
+            if objects.shape[1:] != image.shape[:2]:
+                (height, width), (map_height, map_width) = image.shape[:2], objects.shape[1:]
+                sizes = f"{path.name} is {map_width}x{map_height}, the image {width}x{height}"
+                remarks.append(Remark(path.stem if source.is_dir() else "", OTHER_SIZE, sizes))
+                continue
             masks.append(objects)
             remarks += odd
-            ids += [path.stem] if source.is_dir() else names
+            ids += [path.stem] * len(names) if source.is_dir() else names
         if problems:
             raise UserError(
-                expected="masks of the image's size, of 0 and 255 or one value for each object",
+                expected="masks of 0 and 255, or of one value for each object",
                 found="; ".join(problems),
                 remedy="correct the files; the documentation of MaskFolder says what the values mean",
             )
@@ -159,15 +157,3 @@ def _maps_of(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
     return sorted(p for p in source.iterdir() if p.suffix.lower() in MASK_SUFFIXES and not p.name.startswith("."))
-
-
-def _size_problem(image_file: Path, map_file: Path) -> str:
-    """Return what is wrong with the sizes, from the files' headers; empty if they may agree."""
-    try:
-        with open_image(image_file) as image, open_image(map_file) as mask:
-            if image.size == mask.size or ImageOps.exif_transpose(image).size == mask.size:
-                return ""
-            sizes = [f"{file.width}x{file.height}" for file in (mask, image)]
-    except (UserError, OSError, SyntaxError, ValueError) as error:
-        return f"{map_file.name} or {image_file.name} cannot be read: {error}"
-    return f"mask {map_file.name} is {sizes[0]}, image {image_file.name} {sizes[1]} (width x height)"
