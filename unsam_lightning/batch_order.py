@@ -1,4 +1,4 @@
-"""Which images a batch gets: an order that can start anywhere. Next in the tour: `pairs.py`."""
+"""Which images a batch gets: an order that can start anywhere. Next in the tour: `mask_planes.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Adapter checkpoints (ours), official UnSAMv2 checkpoints in, and the choice of the right loader for a file.
 
 An adapter checkpoint is a Lightning checkpoint whose state dict holds only what trained; the key "unsam" says what
-it belongs to. Everything is loaded with `weights_only=True`. Next in the tour: `pseudo_labels/compiled.py`.
+it belongs to. Everything is loaded with `weights_only=True`. Next in the tour: `pseudo_labels/half_edges.py`.
 """
 
 from __future__ import annotations

@@ -94,10 +94,7 @@ def training_objective(
     else:
         clicks = shared_clicks(pair, valid, prompting.sampler, generator)
         asked = ask_by_click(image_index, clicks, pair.granularity[image_index, mask_index])
-    if weights.consistency > 0:  # one pass of the frozen encoder for both views
-        first, second = _halves(model.encode(torch.cat((pair.first.images, pair.second.images))))
-    else:
-        first = model.encode(pair.first.images)
+    first, second = _encode(model, pair, both=weights.consistency > 0)
     answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
 
     def terms_of(decoded: Decoded) -> PairTerms:
@@ -109,7 +106,7 @@ def training_objective(
     pairs = [terms_of(each) for each in answers]
     loss = torch.stack([weights.pairs(each) for each in pairs]).mean()
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
-    if weights.consistency > 0:
+    if second is not None:
         there, keep = ask_in_second_view(pair, asked, mask_index, by_box)
         student = there.decode(model, second, prompts_per_pass=prompting.prompts_per_pass)
         taught = answer.masks if teacher is None else _taught(teacher, first, asked, prompting)
@@ -159,11 +156,14 @@ def _consistency(pair: ViewPair, image_index: Tensor, student: Decoded, teacher:
     return consistency_loss(student.masks[:, 0], warped[:, 0], both_see)
 
 
-def _halves(both: Embedding) -> tuple[Embedding, Embedding]:
-    """Return the embeddings of the first and of the second half of the images."""
-    half = len(both.image) // 2
+def _encode(model: UnSAM, pair: ViewPair, both: bool) -> tuple[Embedding, Embedding | None]:
+    """Return the embeddings of the first view's images and of the second's, in one pass of the frozen encoder."""
+    if not both:
+        return model.encode(pair.first.images), None
+    together = model.encode(torch.cat((pair.first.images, pair.second.images)))
+    half = len(pair.first.images)
     first, second = (
-        Embedding(both.image[part], (both.high_res[0][part], both.high_res[1][part]))
+        Embedding(together.image[part], (together.high_res[0][part], together.high_res[1][part]))
         for part in (slice(half), slice(half, None))
     )
     return first, second

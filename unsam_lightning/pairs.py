@@ -20,10 +20,11 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
-from unsam_lightning.batch import Sample, pack_masks
+from unsam_lightning.batch import Sample
 from unsam_lightning.errors import UserError
 from unsam_lightning.image_sample import read_image
 from unsam_lightning.manifest import Manifest
+from unsam_lightning.mask_planes import planes_of_rles
 from unsam_lightning.mask_sampling import Sampling, draw_masks
 from unsam_lightning.shards import ShardReader
 
@@ -100,11 +101,11 @@ class PairDataset(Dataset[Sample]):
         granularity = np.asarray([entry["granularity"] for entry in entries], dtype=np.float32)
         parent = [entry["parent"] for entry in entries]
         drawn = draw_masks(granularity, parent, self.masks_per_image, self.sampling, rng)
-        masks = decode_masks([entries[n]["rle"] for n in drawn.masks], about["height"], about["width"])
+        rles = [entries[n]["rle"] for n in drawn.masks]
         return Sample(
             key=key,
             image=_resize_image(image, self.side),
-            planes=_resize_planes(pack_masks(masks), self.side),
+            planes=planes_of_rles(rles, about["height"], about["width"], self.side),
             granularity=granularity[drawn.masks],
             click_from=drawn.click_from,
             seed=seed,
@@ -140,11 +141,3 @@ def _resize_image(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uin
     # OpenCV's area filter averages when shrinking, but repeats pixels when growing.
     interpolation = cv2.INTER_AREA if side <= min(image.shape[:2]) else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (side, side), interpolation=interpolation), dtype=np.uint8)
-
-
-def _resize_planes(planes: npt.NDArray[np.int32], side: int) -> npt.NDArray[np.int32]:
-    """Return bit-planes int32 (L, side, side), nearest: all masks of a plane at once."""
-    height, width = planes.shape[1:]
-    rows = ((np.arange(side) + 0.5) * height / side).astype(np.int64)
-    columns = ((np.arange(side) + 0.5) * width / side).astype(np.int64)
-    return planes[:, rows[:, None], columns]

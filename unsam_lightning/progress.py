@@ -1,7 +1,7 @@
 """How far a long command is, on standard error: a bar on a terminal, now and then a line elsewhere.
 
 Light on purpose: rich is imported where the bar is drawn. Training has Lightning's own bar.
-Next in the tour: `manifest.py`.
+Next in the tour: `compiled.py`.
 """
 
 from __future__ import annotations

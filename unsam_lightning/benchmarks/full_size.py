@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.compiled import compiled
 
 #: Torch rounds weights, products and sums to float32: six errors of 6e-8 at most on the way to a pixel. One that is
 #: nearer to 0 than this part of its largest neighbour is left to torch, whose order of rounding decides.

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.compiled import compiled
 
 _INT = npt.NDArray[np.int64]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.compiled import compiled
 
 NO_EDGE = -1
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.pseudo_labels.compiled import compiled, compiled_in_lanes
+from unsam_lightning.compiled import compiled, compiled_in_lanes
 from unsam_lightning.pseudo_labels.half_edges import NO_EDGE, contract, link
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
-from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.compiled import compiled
 
 
 @intrinsic  # type: ignore[untyped-decorator]

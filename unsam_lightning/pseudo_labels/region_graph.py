@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.compiled import compiled
 from unsam_lightning.pseudo_labels.watershed import basins, edge_strength, to_lab
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.pseudo_labels.compiled import compiled, compiled_in_lanes
+from unsam_lightning.compiled import compiled, compiled_in_lanes
 from unsam_lightning.pseudo_labels.half_edges import NO_EDGE, contract, link
 
 #: A node that lasts longer than e^3 of its own height counts no more than one that lasts as long.

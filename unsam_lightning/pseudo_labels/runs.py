@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.compiled import compiled
 
 #: Pixels from the first up to the last of every run, int32 (K, 2), in COCO's order, column by column: pixel (y, x) of
 #: an image with H rows has the number x H + y. Rising; a run ends with its column at the latest.

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from unsam_lightning.compiled import compiled
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import granularity_scores
 from unsam_lightning.pairs import decode_masks
-from unsam_lightning.pseudo_labels.compiled import compiled
 from unsam_lightning.pseudo_labels.hierarchy import ROOT, Forest, Masks
 from unsam_lightning.pseudo_labels.runs import Runs, lift_runs, rle_string
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.pseudo_labels.compiled import compiled
+from unsam_lightning.compiled import compiled
 
 _ORIENTATIONS = 8
 #: Steps of strength per Lab unit in which the flood rises; finer ones only make more and smaller basins.

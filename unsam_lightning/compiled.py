@@ -1,6 +1,6 @@
 """The one way in which this package compiles a function with numba: cached on disk, without the interpreter's lock.
 
-Next in the tour: `pseudo_labels/half_edges.py`.
+Next in the tour: `manifest.py`.
 """
 
 from __future__ import annotations
