@@ -51,9 +51,24 @@ def test_the_right_granularity_is_found() -> None:
         logits.append(np.where(halves(8 if g == 0.5 else 1)[:1] == 1, 1.0, -1.0))
         granularity.append(g)
     proposals = Proposals(torch.from_numpy(np.concatenate(logits)), torch.ones(10), torch.tensor(granularity))
-    metric = boundary_counts(proposals, sample_of(halves(8), IDS[:2]))
-    assert metric is not None
-    found = metric.compute()
+    base = proposals.select(torch.tensor([4]))  # of the stock model, that of g = 0.5 alone
+    metrics = boundary_counts(proposals, base, sample_of(halves(8), IDS[:2]))
+    found = metrics["tuned"].compute()
     assert (found["ods_f"], found["ois_f"]) == pytest.approx((1.0, 1.0))
     assert found["ods_threshold"] == pytest.approx(0.5)
-    assert boundary_counts(proposals, sample_of(halves(8), ["a", "b"])) is None
+    assert metrics["base"].compute()["ods_f"] == pytest.approx(1.0)
+    assert boundary_counts(proposals, base, sample_of(halves(8), ["a", "b"])) == {}
+
+
+def test_the_base_paints_fewer_masks_for_a_coarser_granularity() -> None:
+    """Ten masks part the image where the annotator does; the 90 after them at every other column."""
+    columns = [8] * 10 + [1 + 2 * (n % 7) for n in range(90)]
+    logits = np.stack([np.where(halves(column)[0] == 1, 1.0, -1.0) for column in columns])
+    # Each a little different, so that none is suppressed as a duplicate of another.
+    for n, mask in enumerate(logits):
+        mask[n % 16, :] = -mask[n % 16, :]
+    base = Proposals(torch.from_numpy(logits), torch.linspace(1, 0, 100), torch.ones(100))
+    metric = boundary_counts(base, base, sample_of(halves(8), IDS[:2]))["base"]
+    painted = [proposals_boundaries(base, 16, 16, round(10 / g)).sum() for g in SWEEP]
+    assert painted[0] >= painted[-1] > 0
+    assert metric.compute()["ods_threshold"] > 0.1

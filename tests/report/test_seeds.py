@@ -24,7 +24,8 @@ def run(name: str, oracle: float, sha: str = "a", error: float = 0.05) -> Run:
     tuned += [row("tuned", BARS[0].tuned, one_click_iou=0.33)]
     about = {"base": {"sha256": sha}, "evaluation": {"max_clicks": 20}}
     dial: dict[str, dict[str, float | None]] = {"set": {"calibration_error": error}}
-    return Run("A", name, Path(name), about, [*base, *tuned], [], dial, {}, {}, {}, [])
+    contours = {"set": {"base": {"ods_f": 0.5}, "tuned": {"ods_f": 0.55}}}
+    return Run("A", name, Path(name), about, [*base, *tuned], [], dial, {}, contours, {}, [])
 
 
 def test_by_hand() -> None:
@@ -35,6 +36,8 @@ def test_by_hand() -> None:
     assert base[2:4] == ["30.0", "40.0"]
     assert one[:4] == ["one", "2", "33.0 ± 0.0 (+10 %)", "55.0 ± 7.1 (+38 %)"]
     assert one[column] == "12.00 ± 0.00 (-25 %)"
+    column = head.index("boundary F %, ODS")
+    assert (base[column], one[column]) == ("50.0", "55.0 ± 0.0 (+10 %)")
     assert two[3] == "44.0 (+10 %)"
     assert two[head.index("calibration error")] == "0.050"
     assert two[head.index("nesting %")] == ""

@@ -57,25 +57,31 @@ def proposals_boundaries(proposals: Proposals, height: int, width: int, max_mask
     return boundary_pixels(labels)
 
 
-def boundary_counts(proposals: Proposals, sample: EvalSample, max_masks: int = 100) -> BSDSBoundary | None:
-    """Return the metric of one image, whose states add up over images; None where the sample is no segmentation.
+def boundary_counts(tuned: Proposals, base: Proposals, sample: EvalSample) -> dict[str, BSDSBoundary]:
+    """Return the metrics "tuned" and "base" of one image, whose states add up; none where it has no segmentation.
 
-    Its thresholds are the granularities: "ods_f" is F at the one granularity that suits the data set best, "ois_f" at
-    that which suits each image.
+    Their thresholds are the granularities: "ods_f" is F at the one granularity that suits the data set best, "ois_f" at
+    that which suits each image. The tuned model's segmentation at g is of its 100 best masks at g. The base has no g:
+    its segmentation is of its 10 / g best masks, which are 100 to 10.
 
     Args:
-        proposals: Of all granularities of the sweep.
+        tuned: Proposals at all granularities of the sweep.
+        base: Proposals of the untouched SAM-2.
         sample: The image's ground truth.
-        max_masks: See `proposals_boundaries`.
 
     Source: `metrics/boundary_bsds.py`.
     Differs: regions below the reader's smallest are in no annotator's boundaries; 1 as `min_area_px` leaves none out.
     """
     truth = annotators_boundaries(sample)
     if not truth:
-        return None
+        return {}
+    levels = {
+        "tuned": [(tuned.select((tuned.granularity - g).abs() < 0.01), 100) for g in SWEEP],
+        "base": [(base, round(10 / g)) for g in SWEEP],
+    }
     height, width = sample.image.shape[:2]
-    parts = [proposals.select((proposals.granularity - g).abs() < 0.01) for g in SWEEP]
-    metric = BSDSBoundary(SWEEP)
-    metric.update([proposals_boundaries(part, height, width, max_masks) for part in parts], truth)
-    return metric
+    found = {}
+    for model, parts in levels.items():
+        found[model] = BSDSBoundary(SWEEP)
+        found[model].update([proposals_boundaries(part, height, width, count) for part, count in parts], truth)
+    return found

@@ -15,14 +15,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from rich.console import Console
-from rich.table import Table
 
 from unsam_lightning.aside import explain_write_errors, write_text_aside
 from unsam_lightning.benchmarks.cases import choose_cases, draw_case
 from unsam_lightning.benchmarks.evaluate import ImageResult
 from unsam_lightning.benchmarks.kept import KeptResults, fingerprint
 from unsam_lightning.benchmarks.objects import object_rows, objects_to_csv
+from unsam_lightning.benchmarks.printing import print_boundaries, print_dial, print_remarks, print_table
 from unsam_lightning.benchmarks.tables import (
     Row,
     boundary_numbers,
@@ -34,27 +33,6 @@ from unsam_lightning.benchmarks.tables import (
     to_json,
 )
 from unsam_lightning.errors import UserError
-
-#: Columns of the printed table: the row's field, the heading, whether it is a share, printed in per cent.
-_PRINTED = (
-    ("one_click_iou", "1-IoU %", True),
-    ("one_click_boundary_iou", "boundary IoU %", True),
-    ("noc80", "NoC80", False),
-    ("noc85", "NoC85", False),
-    ("noc90", "NoC90", False),
-    ("ar1000", "AR1000 %", True),
-)
-
-#: The dial's numbers that are printed; all are in the JSON file.
-_PRINTED_DIAL = (
-    "calibration_error",
-    "monotone_steps",
-    "rising_steps",
-    "nesting",
-    "coverage75",
-    "recall75",
-    "stability",
-)
 
 
 class BenchmarkCallback(Callback):
@@ -136,8 +114,9 @@ class BenchmarkCallback(Callback):
         numbers = {key: value for row in rows for key, value in row.metrics().items()}
         for dataset, found in dial.items():
             numbers |= {f"bench/{dataset}/dial/{key}": value for key, value in found.items() if value is not None}
-        for dataset, values in boundaries.items():
-            numbers |= {f"bench/{dataset}/boundaries/{key}": value for key, value in values.items()}
+        for dataset, models in boundaries.items():
+            for model, values in models.items():
+                numbers |= {f"bench/{dataset}/boundaries/{model}/{key}": value for key, value in values.items()}
         for dataset, curve in curves.items():
             numbers |= {f"bench/{dataset}/one_click_iou_at_g/{g}": value for g, value in curve.items()}
         for logger in trainer.loggers:
@@ -160,9 +139,7 @@ class BenchmarkCallback(Callback):
         module.kept.forget()
         print_table(rows, f"{stage} at step {trained_steps}, base model {module.model.base_name}")
         print_dial(dial)
-        for dataset, values in boundaries.items():
-            shares = ", ".join(f"{key} {100 * values[key]:.1f} %" for key in ("ods_f", "ois_f", "ap"))
-            print(f"{dataset}: boundaries of the proposals: {shares}; best g {values['ods_threshold']:.2f}")
+        print_boundaries(boundaries)
         print_remarks(odd)
 
     def _draw(self, trainer: Trainer, results: Sequence[ImageResult], loader: Any, folder: str) -> None:
@@ -190,37 +167,6 @@ def _log_tables(logger: WandbLogger, rows: Sequence[Row], curves: dict[str, dict
     logger.log_table("bench/one_click_iou_by_g", columns=["dataset", "granularity", "iou"], data=points)
 
 
-def print_table(rows: list[Row], title: str) -> None:
-    """Print the table to the terminal; IoU and recall in per cent, NoC in clicks."""
-    table = Table(title=title, title_justify="left")
-    for name in ("data set", "model", "mask chosen by", "masks"):
-        table.add_column(name, justify="right" if name == "masks" else "left")
-    for heading in (*(heading for _, heading, _ in _PRINTED), "AR by size %"):
-        table.add_column(heading, justify="right")
-    previous = ""
-    for row in rows:
-        if previous and previous != row.dataset:
-            table.add_section()
-        previous = row.dataset
-        cells = []
-        for name, _, is_share in _PRINTED:
-            value = getattr(row, name)
-            cells.append("" if value is None else f"{100 * value:.1f}" if is_share else f"{value:.2f}")
-        by_size = [getattr(row, f"ar1000_{size}") for size in ("small", "medium", "large")]
-        parts = ["-" if value is None else f"{100 * value:.1f}" for value in by_size]
-        cells.append("" if row.ar1000 is None else " / ".join(parts))
-        table.add_row(row.dataset, row.model, row.mode, str(row.num_masks), *cells)
-    Console(width=max(130, Console().width)).print(table)
-
-
-def print_remarks(odd: dict[str, dict[str, Any]]) -> None:
-    """Print what was odd in the data: of each kind how many, and the first by name."""
-    for dataset, kinds in odd.items():
-        for reason, kind in kinds.items():
-            left_out = f", {kind['num_left_out']} left out" if kind["num_left_out"] else ""
-            print(f"{dataset}: {reason}: {kind['num_masks']}{left_out}; first {kind['examples'][0]}")
-
-
 def _refuse_nothing(results: Sequence[ImageResult]) -> NoReturn:
     names = ", ".join(sorted({result.dataset for result in results}))
     raise UserError(
@@ -228,19 +174,3 @@ def _refuse_nothing(results: Sequence[ImageResult]) -> NoReturn:
         found=f"none in {len(results)} images of {names}" if results else "no images",
         remedy="`python -m unsam_lightning data SOURCE.yaml --root DIR --verify` says what is wrong with them",
     )
-
-
-def print_dial(dial: dict[str, dict[str, float | None]]) -> None:
-    """Print what the tuned model's dial does; all in per cent but the calibration error, in granularity."""
-    table = Table(title="the dial", title_justify="left")
-    table.add_column("data set")
-    for name in _PRINTED_DIAL:
-        table.add_column(name.replace("_", " "), justify="right")
-    for dataset, numbers in dial.items():
-        cells = []
-        for name in _PRINTED_DIAL:
-            value = numbers.get(name)
-            is_share = name != "calibration_error"
-            cells.append("" if value is None else f"{100 * value:.1f}" if is_share else f"{value:.3f}")
-        table.add_row(dataset, *cells)
-    Console(width=max(130, Console().width)).print(table)

@@ -1,6 +1,6 @@
 """Pictures of a benchmark's best, median and worst objects: what was asked, what the base and the tuned model gave.
 
-Next in the tour: `benchmarks/callback.py`.
+Next in the tour: `benchmarks/printing.py`.
 """
 
 from __future__ import annotations

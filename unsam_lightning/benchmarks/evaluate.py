@@ -84,7 +84,8 @@ class ImageResult:
         dial: State of `metrics.dial.Dial`; empty without masks.
         recall: "base", "tuned" (all ten g), "tuned g = 0.3" or "felzenszwalb" -> state of
             `metrics.proposals.AverageRecall` of this image's proposals; empty if left out or without masks.
-        boundaries: State of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no segmentations.
+        boundaries: "base" or "tuned" -> state of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no
+            segmentations.
         remarks: What the reader and the evaluation found odd: name of the mask, reason, detail, whether it was used.
     """
 
@@ -97,7 +98,7 @@ class ImageResult:
     otsu: dict[str, dict[str, float]] = field(default_factory=dict)
     dial: State = field(default_factory=dict)
     recall: dict[str, State] = field(default_factory=dict)
-    boundaries: State = field(default_factory=dict)
+    boundaries: dict[str, State] = field(default_factory=dict)
     remarks: list[tuple[str, str, str, bool]] = field(default_factory=list)
 
 
@@ -133,7 +134,7 @@ def evaluate_sample(
         on_sweep=sweeps,
     )
     proposals = _propose(model, embedding, config) if config.points_per_side else {}
-    boundaries = boundary_counts(proposals["tuned"], sample) if proposals else None
+    boundaries = boundary_counts(proposals["tuned"], proposals["base"], sample) if proposals else {}
     recall = {name: _state(proposal_recall(found.distinct(), sample)) for name, found in proposals.items()}
     if config.felzenszwalb:
         recall["felzenszwalb"] = _state(mask_recall(felzenszwalb_masks(sample.image), sample))
@@ -147,7 +148,7 @@ def evaluate_sample(
         otsu=_otsu(sample),
         dial=_state(sweeps.dial),
         recall=recall,
-        boundaries=_state(boundaries) if boundaries is not None else {},
+        boundaries={name: _state(metric) for name, metric in boundaries.items()},
         remarks=remarks,
     )
 

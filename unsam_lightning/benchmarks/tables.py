@@ -154,15 +154,17 @@ def dial_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, float | 
     return found
 
 
-def boundary_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, float]]:
-    """Return BSDS's boundary numbers of the tuned model's proposals, for data sets whose masks are segmentations.
+def boundary_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return BSDS's boundary numbers: data set whose masks are segmentations -> "base", "tuned" -> number.
 
     See `metrics.boundary_bsds.bsds_summary` for the names; the thresholds are granularities.
     """
-    found = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for dataset in sorted({result.dataset for result in results if result.boundaries}):
-        states = [result.boundaries for result in _of(dataset, results) if result.boundaries]
-        found[dataset] = computed(BSDSBoundary(SWEEP, sync_on_compute=False), states)
+        measured = [result.boundaries for result in _of(dataset, results) if result.boundaries]
+        for model in ("base", "tuned"):
+            numbers = computed(BSDSBoundary(SWEEP, sync_on_compute=False), [states[model] for states in measured])
+            found.setdefault(dataset, {})[model] = numbers
     return found
 
 

@@ -134,14 +134,15 @@ def _boundaries(runs: Sequence[Run], dataset: str) -> TextTable:
     names = {"ods_f": "ODS F %", "ois_f": "OIS F %", "ap": "AP %", "ods_precision": "P %", "ods_recall": "R %"}
     rows = []
     for run in runs:
-        if numbers := run.boundaries.get(dataset):
+        for model, numbers in run.boundaries.get(dataset, {}).items():
             cells = [f"{100 * numbers[name]:.1f}" for name in names]
-            rows.append([run.letter, *cells, f"{numbers['ods_threshold']:.2f}"])
+            rows.append([run.letter, model, *cells, f"{numbers['ods_threshold']:.2f}"])
     note = (
-        "BSDS's boundary benchmark of the segmentation that the whole-image proposals of each granularity make. ODS: "
+        "BSDS's boundary benchmark of the segmentation that the whole-image proposals of each granularity make; the "
+        "base's at g is made of its 10 / g best masks. ODS: "
         "at the one granularity best for the data set, with its precision and recall; OIS: at each image's best."
     )
-    return TextTable(f"{dataset}: boundaries", note, ["run", *names.values(), "best g"], rows)
+    return TextTable(f"{dataset}: boundaries", note, ["run", "model", *names.values(), "best g"], rows)
 
 
 def _odd(runs: Sequence[Run], dataset: str) -> TextTable:

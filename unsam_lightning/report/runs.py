@@ -33,7 +33,7 @@ class Run:
         objects: See `benchmarks.objects`.
         dial: Data set -> the dial's numbers.
         curves: Data set -> IoU after one click by granularity.
-        boundaries: Data set -> BSDS's boundary numbers, where its masks are segmentations.
+        boundaries: Data set whose masks are segmentations -> "base", "tuned" -> BSDS's boundary numbers.
         remarks: Data set -> what was odd in it.
         cases: Pictures, by name.
     """
@@ -46,7 +46,7 @@ class Run:
     objects: list[ObjectRow]
     dial: dict[str, dict[str, float | None]]
     curves: dict[str, dict[str, float]]
-    boundaries: dict[str, dict[str, float]]
+    boundaries: dict[str, dict[str, dict[str, float]]]
     remarks: dict[str, dict[str, Any]]
     cases: list[Path]
 

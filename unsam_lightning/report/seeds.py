@@ -20,6 +20,7 @@ from unsam_lightning.errors import UserError, exit_with_one_line
 from unsam_lightning.report.runs import Run, read_runs
 
 _BEST_OF_THREE = "oracle: best of 3 masks per click"
+_BOUNDARIES = "boundaries"  # no row of the table: the run's own numbers of them
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ BARS = (
     Bar("NoC80, GraCo's oracle", GRACO, _BEST_OF_THREE, "noc80", 1, 2),
     Bar("NoC90, GraCo's oracle", GRACO, _BEST_OF_THREE, "noc90", 1, 2),
     Bar("AR1000 %, union", "whole image, grid: union of 10 g", "whole image, grid: 3 masks a point", "ar1000", 100, 1),
+    Bar("boundary F %, ODS", _BOUNDARIES, _BOUNDARIES, "ods_f", 100, 1),
 )
 
 #: The dial's own numbers: field, heading, factor, decimals.
@@ -95,6 +97,8 @@ def seeds_table(groups: dict[str, list[Run]], dataset: str) -> list[list[str]]:
 
 
 def _number(run: Run, dataset: str, model: str, mode: str, name: str) -> float | None:
+    if mode == _BOUNDARIES:
+        return run.boundaries.get(dataset, {}).get(model, {}).get(name)
     found = [row for row in run.rows if (row.dataset, row.model, row.mode) == (dataset, model, mode)]
     return getattr(found[0], name) if found else None
 
