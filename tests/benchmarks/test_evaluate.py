@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unsam_lightning.benchmarks import evaluate
 from unsam_lightning.benchmarks.baselines import felzenszwalb_masks, otsu_masks
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, evaluate_sample
 from unsam_lightning.benchmarks.objects import object_rows
@@ -82,6 +83,23 @@ def test_parts_are_left_out_on_demand(model: UnSAM, sample: EvalSample) -> None:
     empty = EvalSample(key="e", image=sample.image, masks=sample.masks[:0], ids=[])
     result = evaluate_sample(model, empty, CONFIG)
     assert (result.num_masks, result.sessions, result.recall, result.dial) == (0, [], {}, {})
+
+
+def test_the_base_may_have_as_many_decoder_calls(
+    model: UnSAM, sample: EvalSample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    original = evaluate.propose_masks
+
+    def recorded(*args: Any, granularities: Any, points_per_side: int, **options: Any) -> Any:
+        asked.append((granularities is None, points_per_side**2))
+        return original(*args, granularities=granularities, points_per_side=points_per_side, **options)
+
+    monkeypatch.setattr(evaluate, "propose_masks", recorded)
+    config = dataclasses.replace(CONFIG, points_per_side=3, equal_calls=True)
+    found = evaluate_sample(model, sample, config).recall
+    assert asked == [(True, 9), (False, 9), (True, 81)]  # 90 calls of the union, 81 of the base
+    assert found["base, equal calls"] != found["base"]
 
 
 def test_masks_without_a_pixel_are_left_out_and_named(model: UnSAM, sample: EvalSample) -> None:

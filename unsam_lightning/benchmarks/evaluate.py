@@ -40,6 +40,8 @@ class EvaluationConfig:
         max_clicks: Clicks of a session that does not reach the target.
         target: IoU that ends a session; not below 0.9. From 0.95 on there is a NoC95.
         points_per_side: Grid of clicks for the whole-image proposals; 0 leaves them out.
+        equal_calls: Also judge the base on a grid of sqrt(10) times the points a side, so that its three masks a point
+            have as many decoder calls as the union of ten granularities. Holds three times the union's masks.
         felzenszwalb: Also judge Felzenszwalb's regions as whole-image proposals; needs scikit-image.
         memory_gb: Bounds what the decoder and the sessions hold at a time, model and image embedding not counted.
     """
@@ -48,6 +50,7 @@ class EvaluationConfig:
     max_clicks: int = 20
     target: float = 0.9
     points_per_side: int = 16
+    equal_calls: bool = False
     felzenszwalb: bool = False
     memory_gb: float = 2.0
 
@@ -82,7 +85,7 @@ class ImageResult:
         area_px: Pixels of every ground-truth mask, by its name.
         otsu: IoU of the two sides of Otsu's threshold with every mask, by its name: {"bright": ..., "dark": ...}.
         dial: State of `metrics.dial.Dial`; empty without masks.
-        recall: "base", "tuned" (all ten g), "tuned g = 0.3" or "felzenszwalb" -> state of
+        recall: "base", "base, equal calls", "tuned" (all ten g), "tuned g = 0.3" or "felzenszwalb" -> state of
             `metrics.proposals.AverageRecall` of this image's proposals; empty if left out or without masks.
         boundaries: "base" or "tuned" -> state of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no
             segmentations.
@@ -179,15 +182,18 @@ def _state(metric: Any) -> State:
 
 def _propose(model: UnSAM, embedding: Embedding, config: EvaluationConfig) -> dict[str, Proposals]:
     """Return the whole-image proposals of the base, of the tuned model at all ten g, and at each fixed g."""
-    base, tuned = (
-        propose_masks(
+
+    def propose(granularities: tuple[float, ...] | None, points_per_side: int) -> Proposals:
+        return propose_masks(
             model,
             embedding,
             granularities=granularities,
-            points_per_side=config.points_per_side,
+            points_per_side=points_per_side,
             memory_gb=config.memory_gb,
         )
-        for granularities in (None, SWEEP)
-    )
+
+    base, tuned = (propose(granularities, config.points_per_side) for granularities in (None, SWEEP))
     at_g = {f"tuned g = {g:g}": tuned.select((tuned.granularity - g).abs() < 0.01) for g in config.fixed}
+    if config.equal_calls:
+        at_g["base, equal calls"] = propose(None, round(config.points_per_side * len(SWEEP) ** 0.5))
     return {"base": base, "tuned": tuned, **at_g}

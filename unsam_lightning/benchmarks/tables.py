@@ -123,7 +123,11 @@ def _row(dataset: str, model: str, mode: str, objects: Sequence[ObjectRow]) -> R
 
 
 def _recall_rows(dataset: str, results: Sequence[ImageResult], config: EvaluationConfig) -> list[Row]:
-    whole = {"base": ("base", "grid: 3 masks a point"), "tuned": ("tuned", "grid: union of 10 g")}
+    whole = {
+        "base": ("base", "grid: 3 masks a point"),
+        "base, equal calls": ("base", "grid of 10 times the points: 3 masks a point"),
+        "tuned": ("tuned", "grid: union of 10 g"),
+    }
     whole |= {f"tuned g = {g:g}": ("tuned", f"grid: fixed g = {g:g}") for g in config.fixed}
     whole |= {"felzenszwalb": ("felzenszwalb", f"regions at {len(SCALES)} scales")}
     rows = []
