@@ -52,7 +52,8 @@ def test_equals_the_stock_transformer(sam_decoder: Any, images: int, index: list
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+# So small a dropout drops nothing, and takes the way that a GPU takes.
+@pytest.mark.parametrize("dropout", [0.0, 1e-9, 0.5])
 def test_lora_and_its_dropout_act_as_in_the_stock_order(sam_decoder: Any, dropout: float) -> None:
     config = AdapterConfig(lora_dropout=dropout)
     transformer = share_with_lora(sam_decoder.transformer, config).train()
@@ -61,8 +62,8 @@ def test_lora_and_its_dropout_act_as_in_the_stock_order(sam_decoder: Any, dropou
     with torch.no_grad():
         for layer in layers:
             layer.lora_b.normal_(std=0.1)
-    given = inputs(sam_decoder, 1, [0, 0], masks=True)
-    if dropout == 0:
+    given = inputs(sam_decoder, 1, [0, 0], masks=dropout == 0)
+    if dropout < 0.1:
         for mine, theirs in zip(two_way(transformer, **given), stock(transformer, given), strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
     else:  # other numbers are dropped in another order: it must act, and stop acting in eval mode
