@@ -93,11 +93,12 @@ def noise_batch(num_images: int, num_masks: int, side: int, seed: int = 0) -> Ba
 
 def peak_of_step(model: UnSAM, batch: Batch, weights: LossWeights, prompting: Prompting) -> int:
     """Return the bytes that one training step holds at its peak, model, views and optimizer included."""
-    pair = TwoViews(model.image_size, None)(batch)
+    pair = TwoViews(model.image_size, None, with_planes=True)(batch)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained)
-    views = [tensor for view in (pair.first, pair.second) for tensor in (view.images, view.masks)]
-    with StorageCounter((*model.parameters(), *model.buffers(), *views)) as counter:
+    views = [each for view in (pair.first, pair.second) for each in (view.images, view.masks, view.planes)]
+    there = [each for each in views if each is not None]
+    with StorageCounter((*model.parameters(), *model.buffers(), *there)) as counter:
         result = training_objective(model, pair, weights, prompting, torch.Generator().manual_seed(0))
         result.loss.backward()
         optimizer.step()
