@@ -5,6 +5,7 @@ import torch
 
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import load_base
+from unsam_lightning.calibration import Calibration
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.model import UnSAM
 from unsam_lightning.one_image import prompt_decoder
@@ -40,6 +41,18 @@ def test_answers_are_those_of_decode(adapter: str, num_clicks: int) -> None:
                 scale = float(expected.masks.abs().max())
                 torch.testing.assert_close(found.masks, expected.masks, atol=2e-5 * scale, rtol=0)
                 torch.testing.assert_close(found.iou, expected.iou, atol=1e-5, rtol=0)
+
+
+def test_a_calibrated_dial_is_asked_as_decode_asks_it() -> None:
+    model, embedding = shaken("default")
+    points, labels, granularity = torch.full((1, 1, 2), 100.0), torch.ones(1, 1), torch.tensor([0.4])
+    plain = prompt_decoder(model, embedding)(points, labels, granularity, None, False).masks
+    model.calibration = Calibration(asked=(0.1, 0.4, 1.0), given=(0.1, 0.8, 1.0), num_clicks=1)
+    with torch.no_grad():
+        expected = model.decode(embedding, points, labels, granularity).masks
+    found = prompt_decoder(model, embedding)(points, labels, granularity, None, False).masks
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (found - plain).abs().max() > 0.1
 
 
 def test_weights_of_now_are_used() -> None:

@@ -176,3 +176,27 @@ class GranularityDecoder(nn.Module):
     def merge_lora(self) -> None:
         """Fold every LoRA update into its layer, for inference: no cost at run time, no training any more."""
         merge_lora(self.transformer)
+
+
+def stock_answers(
+    sam_decoder: Any, embedding: Embedding, index: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return stock SAM-2's single mask and its three, to rounding: the arguments are those of `GranularityDecoder`.
+
+    Returns:
+        mask logits (P, 4, 4s, 4s), predicted IoUs (P, 4), object score logits (P, 1).
+    """
+    outputs = [sam_decoder.iou_token.weight, sam_decoder.mask_tokens.weight]
+    if sam_decoder.pred_obj_scores:
+        outputs.insert(0, sam_decoder.obj_score_token.weight)
+    place = len(outputs) - 2  # of the IoU token, after which the mask tokens come
+    tokens = torch.cat((torch.cat(outputs)[None].expand(len(sparse), -1, -1), sparse), dim=1)
+    queries, keys = two_way(sam_decoder.transformer, embedding.image, index, dense, image_pe, tokens)
+    cells = upscaled(sam_decoder, keys, embedding.high_res, index)  # (P, N, 16, D/8)
+    heads = sam_decoder.output_hypernetworks_mlps
+    rows = torch.stack([head(queries[:, place + 1 + m]) for m, head in enumerate(heads)], dim=-1)  # (P, D/8, 4)
+    masks = in_pixel_order((cells.flatten(1, 2) @ rows).view(*cells.shape[:3], rows.shape[-1]))
+    iou: Tensor = sam_decoder.iou_prediction_head(queries[:, place])
+    if sam_decoder.pred_obj_scores:
+        return masks, iou, sam_decoder.pred_obj_score_head(queries[:, 0])
+    return masks, iou, torch.full_like(iou[:, :1], 10.0)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
-from unsam_lightning.decoder import Embedding
+from unsam_lightning.decoder import Embedding, stock_answers
 from unsam_lightning.model import PIXEL_MEAN, PIXEL_STD
-from unsam_lightning.two_way import in_pixel_order, two_way, upscaled
 
 #: A trunk's window that spans the whole map at this size spans it at every size; see `set_frame`.
 _NATIVE_FRAME = 256
@@ -58,13 +55,5 @@ def decode_all(
         masks: Logits (P, 1, h, w) as mask prompts.
     """
     sparse, dense = sam.sam_prompt_encoder(points=(points, labels), boxes=None, masks=masks)
-    decoder: Any = sam.sam_mask_decoder
-    outputs = torch.cat((decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight))
-    tokens = torch.cat((outputs[None].expand(len(sparse), -1, -1), sparse), 1)
     image_pe = sam.sam_prompt_encoder.get_dense_pe()
-    queries, keys = two_way(decoder.transformer, embedding.image, index, dense, image_pe, tokens)
-    cells = upscaled(decoder, keys, embedding.high_res, index)  # (P, N, 16, D/8)
-    heads = decoder.output_hypernetworks_mlps
-    rows = torch.stack([head(queries[:, 2 + number]) for number, head in enumerate(heads)], -1)  # (P, D/8, 4)
-    logits = in_pixel_order((cells.flatten(1, 2) @ rows).view(*cells.shape[:3], -1))
-    return logits, decoder.iou_prediction_head(queries[:, 1]), decoder.pred_obj_score_head(queries[:, 0])
+    return stock_answers(sam.sam_mask_decoder, embedding, index, image_pe, sparse, dense)
