@@ -119,6 +119,13 @@ def pack_masks(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     return planes.view(np.int32)
 
 
+def take_masks(planes: Tensor, image_index: Tensor, mask_index: Tensor) -> Tensor:
+    """Return the masks bool (P, H, W) of bit-planes int32 (B, L, H, W) at P images and places among their masks."""
+    words = planes[image_index, mask_index // BITS]
+    taken: Tensor = ((words >> (mask_index % BITS).to(planes.dtype)[:, None, None]) & 1).bool()
+    return taken
+
+
 def unpack_masks(planes: Tensor, num_masks: int) -> Tensor:
     """Return the masks bool (B, N, H, W) of bit-planes int32 (B, L, H, W)."""
     bits = torch.arange(num_masks, device=planes.device)

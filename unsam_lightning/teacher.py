@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
@@ -55,41 +54,38 @@ class Teacher:
     """
 
     def __init__(self, student: UnSAM, decay: float) -> None:
-        self.student, self.decay, self.updates = student, decay, 0
+        self.decay, self.updates = decay, 0
         frozen: dict[int, Any] = {id(p): p for p in student.decoder.parameters() if not p.requires_grad}
         self.model = copy.copy(student)
         # A table of its own: the shallow copy still shares the student's.
         self.model._modules = dict(student._modules)
         self.model._modules["decoder"] = copy.deepcopy(student.decoder, frozen).requires_grad_(False)
         self.model.eval()
+        own = dict(self.model.decoder.named_parameters())
+        self._pairs = {n: (own[n], p) for n, p in student.decoder.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def follow(self) -> None:
         """Take the student's numbers of now into the average."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 9))
-        for mine, theirs in self._pairs().values():
+        for mine, theirs in self._pairs.values():
             mine.lerp_(theirs, 1 - decay)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold, in plain values and tensors."""
-        averages = {name: mine.detach().clone() for name, (mine, _) in self._pairs().items()}
+        averages = {name: mine.detach().clone() for name, (mine, _) in self._pairs.items()}
         return {"updates": self.updates, "averages": averages}
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned; strictly."""
-        pairs = self._pairs()
-        if state["averages"].keys() != pairs.keys():
+        if state["averages"].keys() != self._pairs.keys():
             raise UserError(
                 expected="a checkpoint whose teacher has this adapter's shape",
                 found="other names of numbers",
                 remedy="resume with the adapter that the run began with",
             )
         self.updates = int(state["updates"])
-        for name, (mine, _) in pairs.items():
+        for name, (mine, _) in self._pairs.items():
             mine.copy_(state["averages"][name])
-
-    def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        own = dict(self.model.decoder.named_parameters())
-        return {n: (own[n], p) for n, p in self.student.decoder.named_parameters() if p.requires_grad}

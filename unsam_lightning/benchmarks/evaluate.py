@@ -193,7 +193,8 @@ def _propose(model: UnSAM, embedding: Embedding, config: EvaluationConfig) -> di
         )
 
     base, tuned = (propose(granularities, config.points_per_side) for granularities in (None, SWEEP))
-    at_g = {f"tuned g = {g:g}": tuned.select((tuned.granularity - g).abs() < 0.01) for g in config.fixed}
+    found = {"base": base, "tuned": tuned}
+    found |= {f"tuned g = {g:g}": tuned.select((tuned.granularity - g).abs() < 0.01) for g in config.fixed}
     if config.equal_calls:
-        at_g["base, equal calls"] = propose(None, round(config.points_per_side * len(SWEEP) ** 0.5))
-    return {"base": base, "tuned": tuned, **at_g}
+        found["base, equal calls"] = propose(None, round(config.points_per_side * len(SWEEP) ** 0.5))
+    return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from unsam_lightning.batch import BITS
+from unsam_lightning.batch import take_masks
 
 
 class PairTerms(NamedTuple):
@@ -75,9 +75,8 @@ class _MeasuredInFrame(torch.autograd.Function):
             values, gradients = logits.new_zeros((3, len(logits)), dtype=torch.float32), []
             for first in range(0, len(logits), masks_at_a_time):
                 part = slice(first, first + masks_at_a_time)
-                mask = mask_index[part]
-                bits = planes[image_index[part], mask // BITS] >> (mask % BITS).to(planes.dtype)[:, None, None]
-                values[:, part], gradient = _with_gradient(logits[part].float(), (bits & 1).float())
+                target = take_masks(planes, image_index[part], mask_index[part]).float()
+                values[:, part], gradient = _with_gradient(logits[part].float(), target)
                 gradients.append(gradient)
         ctx.save_for_backward(torch.cat(gradients) if gradients else logits.new_zeros((0, 2, *logits.shape[1:])))
         focal, dice, true_iou = values.unbind()

@@ -65,22 +65,36 @@ def _append(runs: npt.NDArray[np.int32], count: int, start: int, end: int) -> np
 
 
 @compiled
+def _scan_column(
+    mask: npt.NDArray[np.bool_],
+    pixels: npt.NDArray[np.int32],
+    x: int,
+    y: int,
+    end: int,
+    runs: npt.NDArray[np.int32],
+    count: int,
+) -> tuple[npt.NDArray[np.int32], int]:
+    """Append the runs of a column from row `y` to before `end`; return all, and how many they are."""
+    height = pixels.shape[1]
+    while y < end:
+        while y < end and not mask[pixels[x, y]]:
+            y += 1
+        first = y
+        while y < end and mask[pixels[x, y]]:
+            y += 1
+        if y > first:
+            runs = _append(runs, count, x * height + first, x * height + y)
+            count += 1
+    return runs, count
+
+
+@compiled
 def _scan(
     mask: npt.NDArray[np.bool_], pixels: npt.NDArray[np.int32], x0: int, x1: int, y0: int, y1: int
 ) -> npt.NDArray[np.int32]:
-    height = pixels.shape[1]
     runs, count = np.empty((256, 2), np.int32), 0
     for x in range(x0, x1):
-        y = y0
-        while y < y1:
-            while y < y1 and not mask[pixels[x, y]]:
-                y += 1
-            first = y
-            while y < y1 and mask[pixels[x, y]]:
-                y += 1
-            if y > first:
-                runs = _append(runs, count, x * height + first, x * height + y)
-                count += 1
+        runs, count = _scan_column(mask, pixels, x, y0, y1, runs, count)
     return runs[:count]
 
 
@@ -100,16 +114,8 @@ def _scan_inside(
         x = parent[place, 0] // height
         if x >= x1:
             break
-        y, end = max(parent[place, 0] - x * height, y0), min(parent[place, 1] - x * height, y1)
-        while y < end:
-            while y < end and not mask[pixels[x, y]]:
-                y += 1
-            first = y
-            while y < end and mask[pixels[x, y]]:
-                y += 1
-            if y > first:
-                runs = _append(runs, count, x * height + first, x * height + y)
-                count += 1
+        top, bottom = max(parent[place, 0] - x * height, y0), min(parent[place, 1] - x * height, y1)
+        runs, count = _scan_column(mask, pixels, x, top, bottom, runs, count)
     return runs[:count]
 
 
