@@ -18,6 +18,14 @@ def compiled(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True)(function))
 
 
+_LANES = {"reassoc", "contract", "nsz"}
+
+
 def compiled_in_lanes(function: Function) -> Function:
     """Compile so that sums may be reordered into vector lanes; NaN and infinity keep their meaning."""
-    return cast(Function, numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function))
+    return cast(Function, numba.njit(cache=True, nogil=True, fastmath=_LANES)(function))
+
+
+def inlined_in_lanes(function: Function) -> Function:
+    """The same for a part of such functions, written into them: arrays are given to it for nothing."""
+    return cast(Function, numba.njit(inline="always", fastmath=_LANES)(function))

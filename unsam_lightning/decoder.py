@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.lora import merge_lora, share_with_lora
-from unsam_lightning.two_way import in_pixel_order, two_way, upscaled
+from unsam_lightning.two_way import PLAIN, Arithmetic, in_pixel_order, product, upscaled
 
 
 class Embedding(NamedTuple):
@@ -132,7 +132,9 @@ class GranularityDecoder(nn.Module):
         dense: Tensor,
         granularity: Tensor,
         with_pixels: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        with_score: bool = True,
+        arithmetic: Arithmetic = PLAIN,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """Return the granularity mask of every prompt.
 
         Args:
@@ -144,11 +146,13 @@ class GranularityDecoder(nn.Module):
             dense: Mask prompts, (P, D, s, s).
             granularity: (P,) in [0.1, 1].
             with_pixels: Give the pixel embeddings too.
+            with_score: Give the object score too.
+            arithmetic: How the heavy steps are computed.
 
         Returns:
             mask logits (P, 1, 4s, 4s); predicted IoU (P, 1); the mask token after the transformer (P, D); object
-            score logits (P, 1); pixel embeddings (P, D/8, 4s, 4s), whose product with the mask head's output is the
-            mask, or None.
+            score logits (P, 1) or None; pixel embeddings (P, D/8, 4s, 4s) or None, whose product with the mask head's
+            output is the mask.
         """
         prompts = torch.cat((sparse, self.granularity_encoder(granularity)[:, None].to(sparse.dtype)), dim=1)
         own = [sam_decoder.iou_token.weight, sam_decoder.mask_tokens.weight, self.token]
@@ -157,21 +161,24 @@ class GranularityDecoder(nn.Module):
         outputs = torch.cat(own)[None].expand(len(prompts), -1, -1)  # (P, T, D): the official order, ours last
         last = outputs.shape[1] - 1
         tokens = torch.cat((outputs, prompts), dim=1)
-        queries, keys = two_way(self.transformer, embedding.image, index, dense, image_pe, tokens)
-        token_out = queries[:, last]  # (P, D)
-        cells = upscaled(sam_decoder, keys, embedding.high_res, index)  # (P, N, 16, D/8)
+        first = 0 if with_score or self.iou_head is None else last  # of the tokens that are read
+        given = (embedding.image, index, dense, image_pe, tokens, slice(first, last + 1))
+        queries, keys = arithmetic.two_way(self.transformer, *given)
+        token_out = queries[:, -1]  # (P, D)
         head = self.mask_head if self.mask_head is not None else sam_decoder.output_hypernetworks_mlps[0]
-        masks = in_pixel_order((cells.flatten(1, 2) @ head(token_out)[..., None]).view(*cells.shape[:3], 1))
+        row = head(token_out)[:, None]  # (P, 1, D/8)
+        cells = upscaled(sam_decoder, keys, embedding.high_res, index) if with_pixels else None  # (P, N, 16, D/8)
+        pixels = None if cells is None else in_pixel_order(cells)
+        if cells is None:
+            masks = arithmetic.masks(sam_decoder, keys, embedding.high_res, index, row)
+        else:
+            masks = product(cells, row)
         if self.iou_head is not None:
             iou = self.iou_head(token_out).sigmoid()
         else:
             iou_token = 1 if sam_decoder.pred_obj_scores else 0
             iou = sam_decoder.iou_prediction_head(queries[:, iou_token])[:, :1]
-        if sam_decoder.pred_obj_scores:
-            score = sam_decoder.pred_obj_score_head(queries[:, 0])
-        else:
-            score = torch.full_like(iou, 10.0)
-        return masks, iou, token_out, score, in_pixel_order(cells) if with_pixels else None
+        return masks, iou, token_out, _object_score(sam_decoder, queries) if with_score else None, pixels
 
     def merge_lora(self) -> None:
         """Fold every LoRA update into its layer, for inference: no cost at run time, no training any more."""
@@ -179,7 +186,13 @@ class GranularityDecoder(nn.Module):
 
 
 def stock_answers(
-    sam_decoder: Any, embedding: Embedding, index: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+    sam_decoder: Any,
+    embedding: Embedding,
+    index: Tensor,
+    image_pe: Tensor,
+    sparse: Tensor,
+    dense: Tensor,
+    arithmetic: Arithmetic = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return stock SAM-2's single mask and its three, to rounding: the arguments are those of `GranularityDecoder`.
 
@@ -191,12 +204,18 @@ def stock_answers(
         outputs.insert(0, sam_decoder.obj_score_token.weight)
     place = len(outputs) - 2  # of the IoU token, after which the mask tokens come
     tokens = torch.cat((torch.cat(outputs)[None].expand(len(sparse), -1, -1), sparse), dim=1)
-    queries, keys = two_way(sam_decoder.transformer, embedding.image, index, dense, image_pe, tokens)
-    cells = upscaled(sam_decoder, keys, embedding.high_res, index)  # (P, N, 16, D/8)
+    given = (embedding.image, index, dense, image_pe, tokens, slice(tokens.shape[1] - sparse.shape[1]))
+    queries, keys = arithmetic.two_way(sam_decoder.transformer, *given)
     heads = sam_decoder.output_hypernetworks_mlps
-    rows = torch.stack([head(queries[:, place + 1 + m]) for m, head in enumerate(heads)], dim=-1)  # (P, D/8, 4)
-    masks = in_pixel_order((cells.flatten(1, 2) @ rows).view(*cells.shape[:3], rows.shape[-1]))
+    rows = torch.stack([head(queries[:, place + 1 + m]) for m, head in enumerate(heads)], dim=1)  # (P, 4, D/8)
+    masks = arithmetic.masks(sam_decoder, keys, embedding.high_res, index, rows)
     iou: Tensor = sam_decoder.iou_prediction_head(queries[:, place])
-    if sam_decoder.pred_obj_scores:
-        return masks, iou, sam_decoder.pred_obj_score_head(queries[:, 0])
-    return masks, iou, torch.full_like(iou[:, :1], 10.0)
+    return masks, iou, _object_score(sam_decoder, queries)
+
+
+def _object_score(sam_decoder: Any, queries: Tensor) -> Tensor:
+    """Return the logits (P, 1) of prompt tokens after the transformer; SAM-2 says 10 where it has no such head."""
+    if not sam_decoder.pred_obj_scores:
+        return torch.full_like(queries[:, 0, :1], 10.0)
+    score: Tensor = sam_decoder.pred_obj_score_head(queries[:, 0])
+    return score

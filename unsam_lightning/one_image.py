@@ -10,14 +10,18 @@ Stock SAM-2 is asked by `two_way.py` too, where `UnSAM.decode` takes the stock m
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from unsam_lightning.bfloat16_pass import BFLOAT16
 from unsam_lightning.decoder import Embedding, stock_answers
 from unsam_lightning.model import UnSAM
+from unsam_lightning.two_way import PLAIN
 
 
 class Answer(NamedTuple):
@@ -32,16 +36,20 @@ class Answer(NamedTuple):
     iou: Tensor
 
 
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
 #: points (P, K, 2), labels (P, K), granularity (P,) or None, mask prompts (P, 1, h, w) or None, multimask.
 PromptDecoder: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, bool], Answer]
 
 
-def prompt_decoder(model: UnSAM, embedding: Embedding) -> PromptDecoder:
+def prompt_decoder(model: UnSAM, embedding: Embedding, precision: Precision = "float32") -> PromptDecoder:
     """Return a function that decodes prompts on one image, for inference.
 
     Args:
         model: In eval mode. On a GPU, under autocast or after `compile`, its own `decode` does the work.
         embedding: Of one image.
+        precision: "bfloat16" is `bfloat16_pass.py`, on a CPU only: half the time where the processor has instructions
+            for it; masks then agree with those of float32 to an IoU of about 0.98 (nano). Elsewhere autocast decides.
     """
     is_plain = (
         isinstance(model, UnSAM)
@@ -53,7 +61,7 @@ def prompt_decoder(model: UnSAM, embedding: Embedding) -> PromptDecoder:
         and not model.sam.sam_mask_decoder.dynamic_multimask_via_stability
     )
     if is_plain:
-        return _OneImage(model, embedding)
+        return _OneImage(model, embedding, precision)
 
     def decode(
         points: Tensor, labels: Tensor, granularity: Tensor | None, masks: Tensor | None, multimask: bool
@@ -64,25 +72,54 @@ def prompt_decoder(model: UnSAM, embedding: Embedding) -> PromptDecoder:
     return decode
 
 
+@contextmanager
+def several_at_once(decode: PromptDecoder) -> Iterator[Callable[..., Any]]:
+    """Yield a `map` for functions that call `decode`, for whose results one waits.
+
+    In bfloat16 its calls share torch's threads, one for each; else each call has all of them, which is faster there.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or not isinstance(decode, _OneImage) or decode.dtype != torch.bfloat16:
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
 class _OneImage:
     """The decoders with LoRA merged once, called without gradients."""
 
-    def __init__(self, model: UnSAM, embedding: Embedding) -> None:
+    def __init__(self, model: UnSAM, embedding: Embedding, precision: Precision) -> None:
         self.model, self.embedding = model, embedding
-        self.adapter = copy.deepcopy(model.decoder)
+        self.stock, self.adapter = model.sam.sam_mask_decoder, copy.deepcopy(model.decoder)
         self.adapter.merge_lora()
+        self.dtype, self.arithmetic = torch.float32, PLAIN
+        if precision == "bfloat16":
+            self.dtype, self.arithmetic = torch.bfloat16, BFLOAT16
+            self.stock, encoder = copy.deepcopy(self.stock).to(self.dtype), self.adapter.granularity_encoder
+            self.adapter.to(self.dtype).granularity_encoder = encoder.float()
+            fine, middle = (features.to(self.dtype) for features in embedding.high_res)
+            self.embedding = Embedding(embedding.image.to(self.dtype), (fine, middle))
 
     @torch.no_grad()
     def __call__(
         self, points: Tensor, labels: Tensor, granularity: Tensor | None, masks: Tensor | None, multimask: bool
     ) -> Answer:
-        encoder, stock = self.model.sam.sam_prompt_encoder, self.model.sam.sam_mask_decoder
+        encoder = self.model.sam.sam_prompt_encoder
         sparse, dense = encoder(points=(points, labels), boxes=None, masks=masks)
+        dense = dense if masks is not None else dense[:1]  # without mask prompts it is one, expanded
+        sparse, dense, positions = (x.to(self.dtype) for x in (sparse, dense, encoder.get_dense_pe()))
         index = torch.zeros(len(sparse), dtype=torch.long, device=sparse.device)
-        given = (stock, self.embedding, index, encoder.get_dense_pe(), sparse, dense)
+        given = (self.stock, self.embedding, index, positions, sparse, dense)
         if granularity is None:
-            logits, iou, _ = stock_answers(*given)
+            logits, iou, _ = stock_answers(*given, arithmetic=self.arithmetic)
             wanted = slice(1, None) if multimask else slice(1)
-            return Answer(logits[:, wanted], iou[:, wanted])
-        logits, iou, *_ = self.adapter(*given, self.model.calibrated(granularity))
-        return Answer(logits, iou)
+            logits, iou = logits[:, wanted], iou[:, wanted]
+        else:
+            asked = self.model.calibrated(granularity)
+            logits, iou, *_ = self.adapter(*given, asked, with_score=False, arithmetic=self.arithmetic)
+        return Answer(logits.float(), iou.float())

@@ -6,12 +6,13 @@ is its kernel is a linear layer, its normalization one over the last dimension, 
 the order of pixels.
 
 Shapes: B images, P prompts, N = s x s image tokens, T prompt tokens, D = width, C = D / 2, H heads.
-Next in the tour: `decoder.py`.
+Next in the tour: `bfloat16_kernels.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ from unsam_lightning.lora import LoRALinear
 
 
 def two_way(
-    transformer: Any, image: Tensor, index: Tensor, dense: Tensor, image_pe: Tensor, tokens: Tensor
+    transformer: Any, image: Tensor, index: Tensor, dense: Tensor, image_pe: Tensor, tokens: Tensor, wanted: slice
 ) -> tuple[Tensor, Tensor]:
-    """Return the prompt tokens (P, T, D) and the image tokens (P, N, D) after the transformer.
+    """Return the wanted ones of the prompt tokens (P, W, D), and the image tokens (P, N, D), after the transformer.
 
     Args:
         transformer: Stock `TwoWayTransformer`, with or without LoRA on its projections.
@@ -32,12 +33,13 @@ def two_way(
         dense: Mask prompts, (P, D, s, s); expanded from one where they are all the same.
         image_pe: Positions of the image's tokens, (1, D, s, s).
         tokens: Prompt tokens, (P, T, D).
+        wanted: Which of them are read: the last attention is theirs alone.
 
     Differs: the result of `TwoWayTransformer` differs by rounding (a test holds it to 1e-5).
     """
-    positions = _rows(image_pe)  # (1, N, D)
+    positions = rows_of(image_pe)  # (1, N, D)
     same_for_all = len(dense) == 1 or (len(dense) > 1 and dense.stride(0) == 0)
-    keys = _rows(image + dense[:1]) if same_for_all else _rows(_of_prompts(image, index) + dense)
+    keys = rows_of(image + dense[:1]) if same_for_all else rows_of(_of_prompts(image, index) + dense)
     shared: Tensor | None = index if same_for_all else None  # until the prompts' own tokens have changed the keys
     queries = tokens
     for layer in transformer.layers:
@@ -50,6 +52,7 @@ def two_way(
         before = keys if shared is None else _of_prompts(keys, shared)
         keys, shared = _normalized(layer.norm4, before + attended), None
     last = transformer.final_attn_token_to_image
+    queries, tokens = queries[:, wanted], tokens[:, wanted]
     attended = _prompts_to_image(last, queries + tokens, keys + positions, keys, shared)
     return transformer.norm_final_attn(queries + attended), keys
 
@@ -64,7 +67,7 @@ def upscaled(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], in
         index: See `two_way`.
     """
     up1, norm, act1, up2, act2 = sam_decoder.output_upscaling
-    fine, middle = (_cells(each, steps) for each, steps in zip(high_res, (2, 1), strict=True))
+    fine, middle = (cells(each, steps) for each, steps in zip(high_res, (2, 1), strict=True))
     stride8 = _linear_of(up1, keys) + _of_prompts(middle, index)  # (P, N, 4, D/4)
     stride8 = act1(_normalized(norm, stride8))
     stride4 = _linear_of(up2, stride8).flatten(2, 3) + _of_prompts(fine, index)  # (P, N, 16, D/8)
@@ -72,16 +75,38 @@ def upscaled(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], in
     return result
 
 
-def in_pixel_order(cells: Tensor) -> Tensor:
+def masks(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], index: Tensor, rows: Tensor) -> Tensor:
+    """Return mask logits (P, M, 4s, 4s), the products of the pixels' embeddings and the masks' rows (P, M, D/8)."""
+    return product(upscaled(sam_decoder, keys, high_res, index), rows)
+
+
+def product(embeddings: Tensor, rows: Tensor) -> Tensor:
+    """Return mask logits (P, M, 4s, 4s) from what `upscaled` gives and rows (P, M, D/8)."""
+    logits = embeddings.flatten(1, 2) @ rows.transpose(1, 2)
+    return in_pixel_order(logits.view(*embeddings.shape[:3], rows.shape[1]))
+
+
+class Arithmetic(NamedTuple):
+    """How the two heavy steps of a decoder pass are computed: functions like `two_way` and `masks` of this file."""
+
+    two_way: Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor, slice], tuple[Tensor, Tensor]]
+    masks: Callable[[Any, Tensor, tuple[Tensor, Tensor], Tensor, Tensor], Tensor]
+
+
+#: In the type of what is given, on any device, with gradients.
+PLAIN = Arithmetic(two_way, masks)
+
+
+def in_pixel_order(embeddings: Tensor) -> Tensor:
     """Return maps (P, M, 4s, 4s) from values (P, N, 16, M) in the order of `upscaled`."""
-    count, tokens, _, channels = cells.shape
+    count, tokens, _, channels = embeddings.shape
     side = round(tokens**0.5)
     # (token row, token column), then (row, column) at stride 8, then (row, column) at stride 4
-    apart = cells.reshape(count, side, side, 2, 2, 2, 2, channels)
+    apart = embeddings.reshape(count, side, side, 2, 2, 2, 2, channels)
     return apart.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(count, channels, 4 * side, 4 * side)
 
 
-def _cells(features: Tensor, steps: int) -> Tensor:
+def cells(features: Tensor, steps: int) -> Tensor:
     """Return features (B, M, 2^k s, 2^k s), k = `steps`, as (B, N, 4^k, M): the inverse of `in_pixel_order`."""
     batch, channels, side, _ = features.shape
     halves = [2] * steps
@@ -99,7 +124,8 @@ def _linear_of(up: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     return rows
 
 
-def _rows(maps: Tensor) -> Tensor:
+def rows_of(maps: Tensor) -> Tensor:
+    """Return maps (B, D, s, s) as rows (B, N, D)."""
     return maps.flatten(2).transpose(1, 2)
 
 

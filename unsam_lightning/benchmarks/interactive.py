@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.boundary import boundary_iou
 from unsam_lightning.metrics.clicker import Click, Clicker
 from unsam_lightning.model import UnSAM
-from unsam_lightning.one_image import PromptDecoder, prompt_decoder
+from unsam_lightning.one_image import Precision, PromptDecoder, prompt_decoder, several_at_once
 from unsam_lightning.pairs import encode_masks
 
 #: Stock SAM-2 with its single mask; with the one of its three masks that it gives the best score; with the best of its
@@ -92,6 +93,7 @@ def evaluate_interactive(
     max_clicks: int = 20,
     target: float = 0.9,
     memory_gb: float = 2.0,
+    precision: Precision = "float32",
     on_sweep: SweepListener | None = None,
 ) -> list[SessionResult]:
     """Return the sessions of every object of an image with every method.
@@ -105,6 +107,7 @@ def evaluate_interactive(
         max_clicks: Length of a session that does not reach the target.
         target: IoU that ends a session.
         memory_gb: Half of it for the sessions that go on at a time, half for a pass of the decoder.
+        precision: Of the decoder, see `one_image.prompt_decoder`.
         on_sweep: Gets what one click gives at all granularities; only with the method "tuned".
 
     Source: RITM's click rule (`metrics/clicker.py`) and GraCo's sweep over granularities; a mask is where the
@@ -117,27 +120,26 @@ def evaluate_interactive(
     object_bytes = sessions_per_object * (height * width + 4 * model.mask_size**2)
     at_a_time = max(1, int(memory_gb * 1e9 / 2 / max(1, object_bytes)))
     prompts = prompts_within(memory_gb / 2, model, height, width)
-    decode = prompt_decoder(model, embedding)
+    decode = prompt_decoder(model, embedding, precision)
     results: list[SessionResult] = []
-    for first in range(0, len(sample.masks), at_a_time):
-        objects = range(first, min(first + at_a_time, len(sample.masks)))
-        sessions = [session for n in objects for session in _start(sample.masks[n], n, methods)]
-        for click in range(max_clicks):
-            running = [session for session in sessions if not session.is_over]
-            for method in methods:
-                chosen = [session for session in running if session.method == method]
-                for start in range(0, len(chosen), prompts):
-                    _advance(model, decode, chosen[start : start + prompts], method)
-            if click == 0:
-                _choose(model, decode, [s for s in sessions if s.method == "tuned"], prompts)
-                _note_first_click(sessions, sample.masks, on_sweep)
-            for session in running:
-                session.is_over = session.ious[-1] >= target or click + 1 == max_clicks
-            _end_hopeless(sessions, fixed)
-            for session in running:
-                if not session.is_over:
-                    session.clicker.next_click(session.prediction)
-        results += [_result(session, sample.ids) for session in sessions]
+    with several_at_once(decode) as map_parts:
+        for first in range(0, len(sample.masks), at_a_time):
+            objects = range(first, min(first + at_a_time, len(sample.masks)))
+            sessions = [session for n in objects for session in _start(sample.masks[n], n, methods)]
+            for click in range(max_clicks):
+                running = [session for session in sessions if not session.is_over]
+                for method in methods:
+                    chosen = [session for session in running if session.method == method]
+                    parts = [chosen[start : start + prompts] for start in range(0, len(chosen), prompts)]
+                    list(map_parts(partial(_advance, model, decode, method), parts))
+                if click == 0:
+                    _choose(model, decode, [s for s in sessions if s.method == "tuned"], prompts)
+                    _note_first_click(sessions, sample.masks, on_sweep)
+                for session in running:
+                    session.is_over = session.ious[-1] >= target or click + 1 == max_clicks
+                _end_hopeless(sessions, fixed)
+                list(map_parts(_click_again, [session for session in running if not session.is_over]))
+            results += [_result(session, sample.ids) for session in sessions]
     return results
 
 
@@ -197,7 +199,11 @@ def _end_hopeless(sessions: Sequence[_Session], fixed: Sequence[float]) -> None:
             session.is_over = True
 
 
-def _advance(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], method: Method) -> None:
+def _click_again(session: _Session) -> None:
+    session.clicker.next_click(session.prediction)
+
+
+def _advance(model: UnSAM, decode: PromptDecoder, method: Method, sessions: Sequence[_Session]) -> None:
     """Predict one more mask for sessions that have equally many clicks, and note its IoU."""
     size = sessions[0].prediction.shape
     previous = [s.logits for s in sessions if s.logits is not None]

@@ -25,6 +25,7 @@ from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.proposals import AverageRecall
 from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import Precision
 from unsam_lightning.pairs import decode_masks
 from unsam_lightning.pseudo_labels.overlap import keep_distinct
 from unsam_lightning.segment.stock import mask_generator
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=6, help="at most this many of each image")
     parser.add_argument("--points_per_side", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of our decoder passes")
     parser.add_argument("--against_generator", action="store_true", help="ten runs of SAM2AutomaticMaskGenerator too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -66,9 +68,9 @@ def main() -> None:
     samples = [dataset[index] for index in range(len(dataset))]
     print(f"{options.model}, {options.source}, {len(samples)} images, torch threads {options.threads}")
     if "interactive" in options.what:
-        _interactive(model, samples)
+        _interactive(model, samples, options.precision)
     if "whole_image" in options.what:
-        _whole_image(model, samples, options.points_per_side, options.against_generator)
+        _whole_image(model, samples, options.points_per_side, options.precision, options.against_generator)
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
@@ -76,16 +78,18 @@ def _encode(model: UnSAM, sample: EvalSample) -> Embedding:
     return model.encode(torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device))
 
 
-def _interactive(model: UnSAM, samples: list[EvalSample]) -> None:
+def _interactive(model: UnSAM, samples: list[EvalSample], precision: Precision) -> None:
     """Time sessions of ten granularities: as the benchmark runs them, and all of them to the twentieth click."""
     num_objects = sum(len(sample.masks) for sample in samples)
-    evaluate_interactive(model, _encode(model, samples[0]), samples[0], max_clicks=2)  # compiles
+    evaluate_interactive(model, _encode(model, samples[0]), samples[0], max_clicks=2, precision=precision)  # compiles
     for name, target in (("until IoU 0.90", 0.9), ("always 20 clicks", 1.01)):
         clock, num_clicks = _Clock(), 0
         for sample in samples:
             with clock:
                 embedding = _encode(model, sample)
-                sessions = evaluate_interactive(model, embedding, sample, methods=("tuned",), fixed=(), target=target)
+                sessions = evaluate_interactive(
+                    model, embedding, sample, methods=("tuned",), fixed=(), target=target, precision=precision
+                )
             num_clicks += sum(len(session.ious) for session in sessions)
         print(
             f"interactive, 10 granularities, {name}: {num_objects / clock.wall:.1f} objects/s by the clock, "
@@ -93,19 +97,23 @@ def _interactive(model: UnSAM, samples: list[EvalSample]) -> None:
         )
 
 
-def _whole_image(model: UnSAM, samples: list[EvalSample], points_per_side: int, with_generator: bool) -> None:
+def _whole_image(
+    model: UnSAM, samples: list[EvalSample], points_per_side: int, precision: Precision, with_generator: bool
+) -> None:
     """Time the proposals of ten granularities, and compare with ten runs of SAM-2's generator at them."""
     parts = {name: _Clock() for name in ("encoder", "decoder", "thinning", "masks in the image's size, as RLE")}
     encoder, decoder, thinning, enlarging = parts.values()
     ours, whole = AverageRecall(), _Clock()
-    propose_masks(model, _encode(model, samples[0]), points_per_side=2).distinct().rles(9, 9)  # compiles
+    propose_masks(model, _encode(model, samples[0]), points_per_side=2, precision=precision).distinct().rles(
+        9, 9
+    )  # compiles
     for sample in samples:
         size = (sample.image.shape[0], sample.image.shape[1])
         with whole:
             with encoder:
                 embedding = _encode(model, sample)
             with decoder:
-                proposals = propose_masks(model, embedding, points_per_side=points_per_side)
+                proposals = propose_masks(model, embedding, points_per_side=points_per_side, precision=precision)
             with thinning:
                 found = proposals.distinct()
             with enlarging:

@@ -20,7 +20,7 @@ from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.proposals import AverageRecall
 from unsam_lightning.model import UnSAM
-from unsam_lightning.one_image import prompt_decoder
+from unsam_lightning.one_image import Precision, prompt_decoder, several_at_once
 from unsam_lightning.pairs import encode_masks
 from unsam_lightning.pseudo_labels.overlap import keep_distinct
 
@@ -77,6 +77,7 @@ def propose_masks(
     granularities: Sequence[float] | None = SWEEP,
     points_per_side: int = 16,
     memory_gb: float = 2.0,
+    precision: Precision = "float32",
     stability_power: float = 0.0,
 ) -> Proposals:
     """Return all masks that a grid of clicks finds, in the grid's order; `distinct` ranks and thins them.
@@ -87,6 +88,7 @@ def propose_masks(
         granularities: Asked at every point; None for stock SAM-2 with its three masks a point.
         points_per_side: Clicks along each side, at the centres of a grid.
         memory_gb: For a pass of the decoder. What is kept of all masks comes on top: two bytes a pixel at stride 4.
+        precision: Of the decoder, see `one_image.prompt_decoder`.
         stability_power: A mask's score is its predicted IoU times its stability to this power. 0, the IoU alone, was
             better than 1 with nano on five images of BSDS500 and scenes (AR1000 10.7 and 9.2 %).
 
@@ -97,17 +99,19 @@ def propose_masks(
     asked = torch.tensor([0.0] if granularities is None else list(granularities), device=model.device)
     points, wanted = grid.repeat_interleave(len(asked), 0)[:, None], asked.repeat(len(grid))
     at_a_time = prompts_within(memory_gb, model, 0, 0)  # nothing here is in the image's own size
-    decode = prompt_decoder(model, embedding)
-    logits, scores = [], []
-    for first in range(0, len(points), at_a_time):
+    decode = prompt_decoder(model, embedding, precision)
+
+    def propose(first: int) -> tuple[Tensor, Tensor]:
         part = slice(first, first + at_a_time)
         labels = torch.ones_like(points[part][..., 0])
         decoded = decode(
             points[part], labels, None if granularities is None else wanted[part], None, granularities is None
         )
-        logits.append(decoded.masks.half().flatten(0, 1))
         of_stability = stability(decoded.masks) ** stability_power if stability_power else 1.0
-        scores.append(decoded.iou.float() * of_stability)
+        return decoded.masks.half().flatten(0, 1), decoded.iou.float() * of_stability
+
+    with several_at_once(decode) as map_parts:
+        logits, scores = zip(*map_parts(propose, range(0, len(points), at_a_time)), strict=True)
     score = torch.cat(scores)  # (P G, M)
     return Proposals(torch.cat(logits), score.flatten(), wanted[:, None].expand(score.shape).flatten())
 
