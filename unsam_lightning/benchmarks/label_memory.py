@@ -4,7 +4,7 @@
 
 The photograph is enlarged to the size asked for, packed unreduced and labelled as `label` does it. What is printed is
 the operating system's count for this process: Python, the libraries and the network included.
-Next in the tour: `prompts.py`.
+Next in the tour: `benchmarks/annotations_json.py`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.tables import computed
 from unsam_lightning.benchmarks.whole_image import MAX_IOU, proposal_recall, propose_masks
 from unsam_lightning.decoder import Embedding
+from unsam_lightning.errors import exit_with_one_line
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.proposals import AverageRecall
 from unsam_lightning.model import UnSAM
@@ -63,8 +64,9 @@ def main() -> None:
     parser.add_argument("--against_generator", action="store_true", help="ten runs of SAM2AutomaticMaskGenerator too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = UnSAM.from_pretrained(options.model)
-    dataset = eval_dataset(options.source, options.images, options.masks)
+    with exit_with_one_line():
+        model = UnSAM.from_pretrained(options.model)
+        dataset = eval_dataset(options.source, options.images, options.masks)
     samples = [dataset[index] for index in range(len(dataset))]
     print(f"{options.model}, {options.source}, {len(samples)} images, torch threads {options.threads}")
     if "interactive" in options.what:

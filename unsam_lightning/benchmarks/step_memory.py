@@ -24,6 +24,7 @@ from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.asking import Prompting
 from unsam_lightning.backbone import Base, build_sam
 from unsam_lightning.batch import Batch, pack_masks
+from unsam_lightning.errors import exit_with_one_line
 from unsam_lightning.model import UnSAM
 from unsam_lightning.objective import LossWeights, training_objective
 from unsam_lightning.views import TwoViews
@@ -115,8 +116,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--corrections", type=int, default=3)
     parser.add_argument("--prompts_per_pass", type=int, nargs="+", default=[8], help="0: all at once")
     options = parser.parse_args(args)
-    base = Base(sam=build_sam(options.model), name=options.model, sha256="")
-    model = UnSAM(base, AdapterConfig.preset(options.adapter)).train()
+    with exit_with_one_line():
+        base = Base(sam=build_sam(options.model), name=options.model, sha256="")
+        model = UnSAM(base, AdapterConfig.preset(options.adapter)).train()
     batch = noise_batch(options.images, options.masks, model.image_size)
     print(f"{model.size_report()}; {options.images} images x {options.masks} masks, 1 + {options.corrections} clicks")
     for number in options.prompts_per_pass:
