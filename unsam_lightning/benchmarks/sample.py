@@ -5,6 +5,7 @@ Next in the tour: `benchmarks/subset.py`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -80,6 +81,28 @@ class KeyedDataset(EvalDataset, Protocol):
     def keys(self) -> Sequence[str]:
         """Names of the images, in order."""
         ...
+
+
+class ImagesInOrder(ABC):
+    """What all readers of images share: as many as they have names, one after the other.
+
+    Attributes:
+        keys: Names of the images, in order.
+    """
+
+    keys: Sequence[str]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[EvalSample]:
+        """Go through the images in order."""
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> EvalSample:
+        """Return one image with its masks."""
 
 
 class FrameMasks(NamedTuple):

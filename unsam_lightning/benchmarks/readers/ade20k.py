@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from unsam_lightning.benchmarks.readers.image_file import broken_file, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.readers.map_values import read_map
 from unsam_lightning.benchmarks.readers.mat_files import Include, check_include
-from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
 from unsam_lightning.errors import UserError
 
 
-class ADE20K:
+class ADE20K(ImagesInOrder):
     """Images of one split with the visible part of each object and part, sorted by path.
 
     A mask is the visible pixels (255) of an instance map; occluded ones (128) belong to what covers them and are
@@ -53,14 +53,6 @@ class ADE20K:
                 remedy="unpack the whole archive there",
             )
         self.name, self._include = f"ade20k_{include}", include
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images in order of their paths."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""

@@ -6,7 +6,6 @@ hierarchy of nested masks: real ground truth for granularity.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ import scipy.io
 
 from unsam_lightning.benchmarks.readers.image_file import broken_file, files_by_stem, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout, layout_places
-from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder
 from unsam_lightning.errors import UserError
 
 
-class BSDS500:
+class BSDS500(ImagesInOrder):
     """Images of one split with all annotators' segments as masks, sorted by name.
 
     The id of a mask is "annotator{k}/segment{j}": k counts from 0 in the order of the .mat file, j is the label there
@@ -69,14 +68,6 @@ class BSDS500:
         self._files = [(images[key], annotations[key]) for key in images]
         self.keys = [image.stem for image, _ in self._files]
         self._min_area_px = min_area_px
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._files)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images in order of their names."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its annotators' segments."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unsam_lightning.benchmarks.readers.coco_masks import decode_annotations
 from unsam_lightning.benchmarks.readers.image_file import broken_file, read_rgb_of_size
 from unsam_lightning.benchmarks.readers.layout import find_layout, raise_missing
-from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder
 from unsam_lightning.errors import UserError
 
 
-class CocoJson:
+class CocoJson(ImagesInOrder):
     """The images of a COCO-style json with their annotations as masks, sorted by image id.
 
     What is left out or odd in an image is in its sample's remarks; see `decode_annotations`. Categories play no part.
@@ -66,14 +66,6 @@ class CocoJson:
         first = [self._where(image) for image in listed[:10]]
         if first and not any((self._folder / where).is_file() for where in first):
             raise_missing(self._folder, first[:1])
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._images)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images in order of their ids."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""

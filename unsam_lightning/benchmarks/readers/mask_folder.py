@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,14 @@ from unsam_lightning.benchmarks.readers.coco_masks import OTHER_SIZE
 from unsam_lightning.benchmarks.readers.image_file import files_by_stem, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.readers.map_values import Values, check_values, read_objects
-from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
 from unsam_lightning.errors import UserError
 
 #: Formats of masks: without loss.
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
-class MaskFolder:
+class MaskFolder(ImagesInOrder):
     """Images with masks of one's own, sorted by name.
 
     The masks of the image `<stem>.jpg` are either one map `<stem>.png` or a folder `<stem>/` of maps with one object
@@ -95,14 +94,6 @@ class MaskFolder:
         """Return the data set of two folders given relative to a root or to one of its sub-folders."""
         folder = find_layout(root, [images, masks])
         return cls(folder / images, folder / masks, name, ignore_value, values, background)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._files)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images in order of their names."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +12,14 @@ import scipy.io
 from unsam_lightning.benchmarks.readers.coco_masks import EMPTY, OTHER_SIZE
 from unsam_lightning.benchmarks.readers.image_file import broken_file, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout, pair_files
-from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
 from unsam_lightning.errors import UserError
 
 #: Which masks of a data set with parts are read.
 Include = Literal["objects", "parts", "all"]
 
 
-class _MatFiles:
+class _MatFiles(ImagesInOrder):
     """Images and .mat files by name; see `SBD` and `PascalPart`."""
 
     def __init__(self, root: str | Path, images: str, annotations: str, split: str | None) -> None:
@@ -29,14 +28,6 @@ class _MatFiles:
         names = find_layout(Path(root), [split]) / split if split else None
         self._files = pair_files(folder / images, folder / annotations, ".mat", names)
         self.keys = [key for key, _, _ in self._files]
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._files)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images in the split's order."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy.typing as npt
 from unsam_lightning.benchmarks.readers.coco_masks import decode_annotations
 from unsam_lightning.benchmarks.readers.image_file import broken_file, read_rgb_of_size
 from unsam_lightning.benchmarks.readers.layout import find_layout
-from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
 from unsam_lightning.errors import UserError
 
 
-class SA1B:
+class SA1B(ImagesInOrder):
     """Images `sa_*.jpg` with `sa_*.json` beside them, in the root and its folders, sorted by path.
 
     Boxes are not used; where they are not the mask's own, a remark says so: SA-1B's are one pixel short in width and
@@ -53,14 +53,6 @@ class SA1B:
             )
         self.name, self._folder = name, folder
         self.keys = sorted(stems[0])
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images in order of their paths."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
-from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder
 from unsam_lightning.errors import UserError
 from unsam_lightning.scenes import FIRST_TEST_SEED, Scene, make_scene
 
 
-class ScenesDataset:
+class ScenesDataset(ImagesInOrder):
     """An `EvalDataset` of the scenes with seeds `first_seed`, `first_seed + 1`, ...
 
     Training takes seeds below 1,000,000, so with the default no test scene is a training scene.
@@ -34,10 +32,6 @@ class ScenesDataset:
         self._num_images, self._size, self._first_seed = num_images, size, first_seed
         self.keys = [f"scene{seed:07d}" for seed in range(first_seed, first_seed + num_images)]
 
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-        return self._num_images
-
     def __getitem__(self, index: int) -> EvalSample:
         """Return one scene; its masks have ids such as "object3", "object3/part1", "object3/part1/part0"."""
         if not 0 <= index < self._num_images:
@@ -49,10 +43,6 @@ class ScenesDataset:
             masks=scene.masks.astype(np.int8),
             ids=mask_ids(scene.parent),
         )
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the scenes in order."""
-        return (self[index] for index in range(self._num_images))
 
     def scene(self, index: int) -> Scene:
         """Return the scene itself, with parents, levels and granularities."""

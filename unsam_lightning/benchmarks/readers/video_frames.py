@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from unsam_lightning.benchmarks.readers.map_values import Values
 from unsam_lightning.benchmarks.readers.video_folder import VideoFolder
-from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder
 from unsam_lightning.errors import UserError
 
 
-class VideoFrames:
+class VideoFrames(ImagesInOrder):
     """Every n-th annotated frame of each video as an image of its own, named "<video>/<frame>".
 
     Args:
@@ -53,14 +52,6 @@ class VideoFrames:
         ]
         self.name = name
         self.keys = [f"{video.key}/{video.frames[frame]}" for video, frame in self._places]
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images, video by video."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one frame with its masks.

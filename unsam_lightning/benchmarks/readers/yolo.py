@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unsam_lightning.benchmarks.readers.coco_masks import decode_annotations
 from unsam_lightning.benchmarks.readers.image_file import broken_file, files_by_stem, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout
-from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
 
 
-class YoloFolder:
+class YoloFolder(ImagesInOrder):
     """Images and their polygons: each line of `<labels>/<stem>.txt` is a class and x, y of the corners in [0, 1].
 
     Ids are "object{line}", counted from 0. Left out with a remark: boxes (a class and four numbers), empty masks, lines
@@ -39,14 +38,6 @@ class YoloFolder:
         self._images, self._labels = files_by_stem(folder / images), files_by_stem(folder / labels, (".txt",))
         self._strays = sorted(self._labels.keys() - self._images.keys())
         self.name, self.keys = name, list(self._images)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images in order of their names."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""
