@@ -64,6 +64,15 @@ def test_no_prompt_a_pass_is_refused() -> None:
         Prompting(prompts_per_pass=0)
 
 
+def test_the_first_answer_can_count_for_more() -> None:
+    losses = torch.tensor([3.0, 1.0, 2.0])
+    assert Prompting(num_corrections=2).mean(losses) == 2.0
+    assert Prompting(num_corrections=2, first_share=0.5).mean(losses) == 0.5 * 3.0 + 0.5 * 1.5
+    assert Prompting(num_corrections=0, first_share=0.5).mean(losses[:1]) == 3.0
+    with pytest.raises(UserError, match="first_share 1.5"):
+        Prompting(first_share=1.5)
+
+
 def test_masks_that_share_a_click_are_asked_by_the_very_same() -> None:
     pair = views()
     pair.first.masks[0, 1] |= pair.first.masks[0, 0]  # mask 1 holds mask 0, and takes its click

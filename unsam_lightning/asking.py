@@ -26,6 +26,8 @@ class Prompting:
         num_corrections: Correction clicks after the first prompt, each a decoder pass with the previous mask.
         sampler: Where clicks lie, see `prompts.first_clicks` and `prompts.correction_clicks`.
         box_share: Share of batches that start with a box instead of a click.
+        first_share: Share of the first prompt's answer in the loss, against that of all corrections together. None: every
+            answer counts alike, as in SAM-2's training.
         prompts_per_pass: Prompts decoded at a time; the backward pass computes each part again, which bounds the memory
             for a third more time. None: all at once.
     """
@@ -33,17 +35,26 @@ class Prompting:
     num_corrections: int = 3
     sampler: ClickSampler = "uniform"
     box_share: float = 0.0
+    first_share: float | None = None
     prompts_per_pass: int | None = None
 
     def __post_init__(self) -> None:
         passes = 1 if self.prompts_per_pass is None else self.prompts_per_pass
-        if self.num_corrections < 0 or not 0 <= self.box_share <= 1 or passes < 1:
+        shares = (self.box_share, 0.0 if self.first_share is None else self.first_share)
+        if self.num_corrections < 0 or not all(0 <= share <= 1 for share in shares) or passes < 1:
             raise UserError(
-                expected="num_corrections of at least 0, box_share in [0, 1], prompts_per_pass of at least 1",
+                expected="num_corrections of at least 0, shares in [0, 1], prompts_per_pass of at least 1",
                 found=f"num_corrections {self.num_corrections}, box_share {self.box_share:g}, "
-                f"prompts_per_pass {self.prompts_per_pass}",
+                f"first_share {self.first_share}, prompts_per_pass {self.prompts_per_pass}",
                 remedy="see --model.prompting.* in `fit --help`",
             )
+
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """Return the mean of the losses of all answers to a prompt, (1 + num_corrections,), the first one's first."""
+        if self.first_share is None or len(losses) == 1:
+            return losses.mean()
+        return self.first_share * losses[0] + (1 - self.first_share) * losses[1:].mean()
 
 
 @dataclass(frozen=True, slots=True)

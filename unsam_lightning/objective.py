@@ -104,7 +104,7 @@ def training_objective(
 
     answers = [answer, *_corrections(model, first, asked, answer, masks, prompting, generator)]
     pairs = [terms_of(each) for each in answers]
-    loss = torch.stack([weights.pairs(each) for each in pairs]).mean()
+    loss = prompting.mean(torch.stack([weights.pairs(each) for each in pairs]))
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
     if second is not None:
         there, keep = ask_in_second_view(pair, asked, mask_index, by_box)
