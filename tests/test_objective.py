@@ -69,7 +69,7 @@ def test_the_first_answer_can_count_for_more() -> None:
     assert Prompting(num_corrections=2).mean(losses) == 2.0
     assert Prompting(num_corrections=2, first_share=0.5).mean(losses) == 0.5 * 3.0 + 0.5 * 1.5
     assert Prompting(num_corrections=0, first_share=0.5).mean(losses[:1]) == 3.0
-    with pytest.raises(UserError, match="first_share 1.5"):
+    with pytest.raises(UserError, match=r"first_share 1\.5"):
         Prompting(first_share=1.5)
 
 

@@ -26,8 +26,8 @@ class Prompting:
         num_corrections: Correction clicks after the first prompt, each a decoder pass with the previous mask.
         sampler: Where clicks lie, see `prompts.first_clicks` and `prompts.correction_clicks`.
         box_share: Share of batches that start with a box instead of a click.
-        first_share: Share of the first prompt's answer in the loss, against that of all corrections together. None: every
-            answer counts alike, as in SAM-2's training.
+        first_share: Share in the loss of the first prompt's answer, against that of all corrections together. None:
+            every answer counts alike, as in SAM-2's training.
         prompts_per_pass: Prompts decoded at a time; the backward pass computes each part again, which bounds the memory
             for a third more time. None: all at once.
     """
