@@ -1,13 +1,18 @@
 """Recall of pseudo-labels: best IoUs and AR by hand, budgets, and the table of the command."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from unsam_lightning.benchmarks.label_candidates import by_recipe, official_parts
-from unsam_lightning.benchmarks.label_recall import best_ious, main, measure
+from unsam_lightning.benchmarks.label_recall import MANY_MASKS, best_ious, main, measure
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.pseudo_labels.recipe import LabelRecipe
+from unsam_lightning.pseudo_labels.regions import RegionConfig
 
 
 def strip(*columns):
@@ -49,7 +54,8 @@ def test_methods_keep_to_their_budget():
     generator = torch.Generator().manual_seed(0)
     features = {f"trunk{256 // n}": torch.randn(n, n, 6, generator=generator) for n in (64, 32, 16, 8)}
     image = np.random.default_rng(0).integers(0, 256, (96, 80, 3), dtype=np.uint8)
-    for method in (by_recipe(LabelRecipe()), by_recipe(LabelRecipe(method="divide_conquer")), official_parts):
+    many = LabelRecipe(regions=MANY_MASKS)
+    for method in (*map(by_recipe, (LabelRecipe(), many, LabelRecipe(method="divide_conquer"))), official_parts):
         masks, _ = method(features, image, 5)
         assert masks.dtype == bool
         assert masks.shape[1:] == (96, 80)
@@ -64,3 +70,13 @@ def test_the_command_prints_a_row_for_each_method(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "1 images" in lines[0]
     assert [line.split(" | ")[0] for line in lines[3:]] == ["| regions", "| official parts"]
+
+
+def test_many_masks_are_measured_with_the_settings_that_the_command_of_labels_md_gives():
+    page = (Path(__file__).resolve().parents[2] / "experiments" / "labels.md").read_text()
+    given = {
+        name: tuple(tuple(row) if isinstance(row, list) else row for row in value) if isinstance(value, list) else value
+        for name, text in re.findall(r"--data\.recipe\.regions\.(\w+) ('.+?'|[\d.]+)", page)
+        for value in [yaml.safe_load(text.strip("'"))]
+    }
+    assert RegionConfig(**given) == MANY_MASKS
