@@ -49,7 +49,6 @@ class Prompting:
                 remedy="see --model.prompting.* in `fit --help`",
             )
 
-
     def mean(self, losses: Tensor) -> Tensor:
         """Return the mean of the losses of all answers to a prompt, (1 + num_corrections,), the first one's first."""
         if self.first_share is None or len(losses) == 1:

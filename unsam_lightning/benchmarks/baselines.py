@@ -1,6 +1,6 @@
 """Opponents without a network: a threshold on the grey values, and a graph of the pixels.
 
-Next in the tour: `benchmarks/boundaries.py`.
+Next in the tour: `benchmarks/contour_map.py`.
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ from unsam_lightning.one_image import Precision
 THRESHOLDS = (0.8, 0.85, 0.9)
 HIGHEST_THRESHOLD = 0.95
 
+#: Of which proposals contours are made.
+CONTOURED = ("base", "tuned", "base, equal calls")
+
 #: A metric's states as plain lists, which travel between ranks and add up.
 State = dict[str, Any]
 
@@ -90,7 +93,7 @@ class ImageResult:
         dial: State of `metrics.dial.Dial`; empty without masks.
         recall: "base", "base, equal calls", "tuned" (all ten g), "tuned g = 0.3" or "felzenszwalb" -> state of
             `metrics.proposals.AverageRecall` of this image's proposals; empty if left out or without masks.
-        boundaries: "base" or "tuned" -> state of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no
+        boundaries: one of `CONTOURED` -> state of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no
             segmentations.
         remarks: What the reader and the evaluation found odd: name of the mask, reason, detail, whether it was used.
     """
@@ -141,7 +144,7 @@ def evaluate_sample(
         on_sweep=sweeps,
     )
     proposals = _propose(model, embedding, config) if config.points_per_side else {}
-    boundaries = boundary_counts(proposals["tuned"], proposals["base"], sample) if proposals else {}
+    boundaries = boundary_counts({name: proposals[name] for name in CONTOURED if name in proposals}, sample)
     recall = {name: _state(proposal_recall(found.distinct(), sample)) for name, found in proposals.items()}
     if config.felzenszwalb:
         recall["felzenszwalb"] = _state(mask_recall(felzenszwalb_masks(sample.image), sample))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from unsam_lightning.benchmarks.baselines import SCALES
+from unsam_lightning.benchmarks.boundaries import STRENGTHS
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, State
 from unsam_lightning.benchmarks.objects import ObjectRow, sweep_mode
 from unsam_lightning.benchmarks.sample import Remark
@@ -159,15 +160,15 @@ def dial_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, float | 
 
 
 def boundary_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return BSDS's boundary numbers: data set whose masks are segmentations -> "base", "tuned" -> number.
+    """Return BSDS's boundary numbers: data set whose masks are segmentations -> model -> number.
 
-    See `metrics.boundary_bsds.bsds_summary` for the names; the thresholds are granularities.
+    See `metrics.boundary_bsds.bsds_summary` for the names; the thresholds are contour strengths.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for dataset in sorted({result.dataset for result in results if result.boundaries}):
         measured = [result.boundaries for result in _of(dataset, results) if result.boundaries]
-        for model in ("base", "tuned"):
-            numbers = computed(BSDSBoundary(SWEEP, sync_on_compute=False), [states[model] for states in measured])
+        for model in measured[0]:
+            numbers = computed(BSDSBoundary(STRENGTHS, sync_on_compute=False), [states[model] for states in measured])
             found.setdefault(dataset, {})[model] = numbers
     return found
 

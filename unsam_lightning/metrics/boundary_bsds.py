@@ -95,7 +95,7 @@ def bsds_summary(total: npt.ArrayLike, best: npt.ArrayLike, thresholds: npt.Arra
     Args:
         total: Counts at each threshold, added over images, (T, 4).
         best: Counts at each image's own first best threshold, added over images, (4,).
-        thresholds: (T,), ascending: granularities, boundary strengths, or numbers of the segmentations.
+        thresholds: (T,), ascending: boundary strengths, or numbers of the segmentations.
 
     Returns:
         "ods_f", "ods_precision", "ods_recall", "ods_threshold": at the one threshold best for the data set, found in

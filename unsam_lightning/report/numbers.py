@@ -138,11 +138,11 @@ def _boundaries(runs: Sequence[Run], dataset: str) -> TextTable:
             cells = [f"{100 * numbers[name]:.1f}" for name in names]
             rows.append([run.letter, model, *cells, f"{numbers['ods_threshold']:.2f}"])
     note = (
-        "BSDS's boundary benchmark of the segmentation that the whole-image proposals of each granularity make; the "
-        "base's at g is made of its 10 / g best masks. ODS: "
-        "at the one granularity best for the data set, with its precision and recall; OIS: at each image's best."
+        "BSDS's boundary benchmark of one contour map of all whole-image proposals, by one rule for base and tuned: a "
+        "contour is as strong as the share of the masks around it that end there. ODS: at the one strength best for "
+        "the data set, with its precision and recall; OIS: at each image's best; AP: over all strengths."
     )
-    return TextTable(f"{dataset}: boundaries", note, ["run", "model", *names.values(), "best g"], rows)
+    return TextTable(f"{dataset}: boundaries", note, ["run", "model", *names.values(), "best strength"], rows)
 
 
 def _odd(runs: Sequence[Run], dataset: str) -> TextTable:

@@ -33,7 +33,7 @@ class Run:
         objects: See `benchmarks.objects`.
         dial: Data set -> the dial's numbers.
         curves: Data set -> IoU after one click by granularity.
-        boundaries: Data set whose masks are segmentations -> "base", "tuned" -> BSDS's boundary numbers.
+        boundaries: Data set whose masks are segmentations -> model -> BSDS's boundary numbers.
         remarks: Data set -> what was odd in it.
         cases: Pictures, by name.
     """
