@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
 from unsam_lightning import bfloat16_kernels as kernels
+from unsam_lightning.benchmarks.interactive import evaluate_interactive
+from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.whole_image import propose_masks
 from unsam_lightning.bfloat16_pass import _bits
-from unsam_lightning.one_image import prompt_decoder
+from unsam_lightning.one_image import _OneImage, prompt_decoder
 from unsam_lightning.two_way import in_pixel_order
 
 #: Half of bfloat16's last place, relative.
@@ -82,6 +84,47 @@ def test_answers_are_near_those_of_float32(adapter: str, num_clicks: int) -> Non
             assert found.masks.dtype == found.iou.dtype == torch.float32
             assert float((found.masks - expected.masks).abs().mean() / expected.masks.abs().mean()) < 0.03
             torch.testing.assert_close(found.iou, expected.iou, atol=0.02, rtol=0)
+
+
+def test_granularities_are_encoded_in_float32() -> None:
+    model, embedding = shaken("default")
+    decode = prompt_decoder(model, embedding, "bfloat16")
+    assert isinstance(decode, _OneImage)
+    mine, theirs = decode.adapter.granularity_encoder, model.decoder.granularity_encoder
+    asked = torch.linspace(0.1, 1.0, 10)
+    assert torch.equal(mine(asked), theirs(asked))
+    assert next(model.decoder.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("wanted", [torch.zeros(0), None])
+def test_no_prompts_have_no_masks(wanted: Tensor | None) -> None:
+    model, embedding = shaken("default")
+    decode = prompt_decoder(model, embedding, "bfloat16")
+    for masks in (None, torch.zeros(0, 1, 64, 64)):
+        found = decode(torch.zeros(0, 1, 2), torch.zeros(0, 1), wanted, masks, False)
+        assert found.masks.shape == (0, 1, 64, 64)
+
+
+def test_what_cannot_be_done_in_bfloat16_is_said() -> None:
+    model, embedding = shaken("default")
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(UserWarning, match="precision bfloat16"):
+        prompt_decoder(model, embedding, "bfloat16")
+
+
+def test_sessions_do_not_depend_on_the_number_of_threads() -> None:
+    model, embedding = shaken("default")
+    masks = np.zeros((2, 60, 80), np.int8)
+    masks[0, 10:40, 5:50], masks[1, 30:55, 40:75] = 1, 1
+    sample = EvalSample(key="one", image=np.zeros((60, 80, 3), np.uint8), masks=masks, ids=["a", "b"])
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(evaluate_interactive(model, embedding, sample, max_clicks=3, precision="bfloat16"))
+    finally:
+        torch.set_num_threads(before)
+    assert [one.ious for one in found[0]] == [one.ious for one in found[1]]
 
 
 def test_proposals_do_not_depend_on_the_number_of_threads() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from unsam_lightning import bfloat16_kernels as kernels
-from unsam_lightning.two_way import Arithmetic, cells, rows_of
+from unsam_lightning.two_way import Arithmetic, cells_of, matrix_of, rows_of
 
 _LOG2_E = 1.4426950408889634
 
@@ -39,7 +39,7 @@ def two_way(
         tokens: Prompt tokens, (P, T, D).
         wanted: Which of them are read.
     """
-    same_for_all = len(dense) == 1 or dense.stride(0) == 0
+    same_for_all = len(dense) == 1 or (len(dense) > 1 and dense.stride(0) == 0)
     keys = rows_of(image + (dense[:1] if same_for_all else dense)).contiguous()
     positions = rows_of(image_pe)
     placed, positions_f32 = keys + positions, _floats(positions[0])
@@ -61,23 +61,24 @@ def two_way(
     return transformer.norm_final_attn(queries + attended), keys
 
 
-def masks(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], index: Tensor, rows: Tensor) -> Tensor:
-    """Return mask logits float32 (P, M, 4s, 4s) from rows (P, M, D/8); see `two_way.masks`."""
+def mask_logits(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], index: Tensor, rows: Tensor) -> Tensor:
+    """Return mask logits float32 (P, M, 4s, 4s) from rows (P, M, D/8); see `two_way.mask_logits`."""
     up1, norm, _, up2, _ = sam_decoder.output_upscaling
     features = zip((up2, up1), high_res, (2, 1), strict=True)
-    fine, middle = (_floats(cells(each, steps)[0] + up.bias) for up, each, steps in features)  # (N, 16 or 4, C)
-    stride8 = linear(keys, up1.weight.permute(2, 3, 1, 0).flatten(0, 2)).reshape(len(keys), -1, up1.out_channels)
+    fine, middle = (_floats(cells_of(each, steps)[0].float() + up.bias.float()) for up, each, steps in features)
+    num_prompts, num_tokens, _ = keys.shape
+    stride8 = linear(keys, matrix_of(up1)).reshape(num_prompts, 4 * num_tokens, up1.out_channels)
     affine = (_floats(norm.weight), _floats(norm.bias), float(norm.eps))
     kernels.finish_stride_8(_bits(stride8), middle.reshape(-1, up1.out_channels), *affine)
-    stride4 = linear(stride8, up2.weight.permute(2, 3, 1, 0).flatten(0, 2)).reshape(*keys.shape[:2], -1)
-    side = 4 * round(keys.shape[1] ** 0.5)
+    stride4 = linear(stride8, matrix_of(up2)).reshape(num_prompts, num_tokens, 16 * up2.out_channels)
+    side = 4 * round(num_tokens**0.5)
     logits = torch.empty(*rows.shape[:2], side, side)
     kernels.masks_at_stride_4(_bits(stride4), fine.reshape(len(fine), -1), _floats(rows), logits.numpy())
     return logits
 
 
 #: What a decoder pass is given to be computed in this way.
-BFLOAT16 = Arithmetic(two_way, masks)
+BFLOAT16 = Arithmetic(two_way, mask_logits)
 
 
 def _bits(x: Tensor) -> npt.NDArray[np.uint16]:
@@ -95,9 +96,10 @@ def _among_prompts(attention: Any, asking: Tensor, values: Tensor) -> Tensor:
     heads = attention.num_heads
     q, k, v = attention.q_proj(asking), attention.k_proj(asking), attention.v_proj(values)
     count, length, channels = q.shape
-    q, k, v = (x.view(count, length, heads, -1).transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (P H, T, c)
-    shares = (torch.bmm(q, k.transpose(1, 2)) * q.shape[-1] ** -0.5).softmax(-1)
-    found = torch.bmm(shares, v).view(count, heads, length, -1).transpose(1, 2).reshape(count, length, channels)
+    each = channels // heads
+    q, k, v = (x.view(count, length, heads, each).transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (P H, T, c)
+    shares = (torch.bmm(q, k.transpose(1, 2)) * each**-0.5).softmax(-1)
+    found = torch.bmm(shares, v).view(count, heads, length, each).transpose(1, 2).reshape(count, length, channels)
     result: Tensor = attention.out_proj(found)
     return result
 
@@ -105,9 +107,10 @@ def _among_prompts(attention: Any, asking: Tensor, values: Tensor) -> Tensor:
 def _into_image(x: Tensor, weight: Tensor, heads: int) -> Tensor:
     """Return, head by head, x (P, T, C) times weight (C, D) as (P, H T, D)."""
     count, length, channels = x.shape
+    width = weight.shape[1]
     by_head = x.reshape(count * length, heads, channels // heads).transpose(0, 1)
-    product = torch.bmm(by_head, weight.reshape(heads, channels // heads, -1))  # (H, P T, D)
-    return product.view(heads, count, length, -1).transpose(0, 1).reshape(count, heads * length, -1)
+    product = torch.bmm(by_head, weight.reshape(heads, channels // heads, width))  # (H, P T, D)
+    return product.view(heads, count, length, width).transpose(0, 1).reshape(count, heads * length, width)
 
 
 def _of_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tensor) -> Tensor:
@@ -121,12 +124,13 @@ def _of_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tensor) -> 
         found = scores @ keys[0]
     else:
         scores = torch.bmm(q, placed.transpose(1, 2))
-        kernels.softmax_over_image(_bits(scores).reshape(-1, scores.shape[-1]))
+        kernels.softmax_over_image(_bits(scores).reshape(-1, placed.shape[1]))
         found = torch.bmm(scores, keys)
     count, length, width = queries.shape
     by_head = found.view(count, heads, length, width).transpose(0, 1).reshape(heads, count * length, width)
     values = torch.bmm(by_head, into.weight.view(heads, -1, width).transpose(1, 2))  # (H, P T, c)
-    result: Tensor = attention.out_proj(values.transpose(0, 1).reshape(count, length, -1) + into.bias)
+    values = values.transpose(0, 1).reshape(count, length, into.out_features)
+    result: Tensor = attention.out_proj(values + into.bias)
     return result
 
 
@@ -136,10 +140,12 @@ def _of_prompts(attention: Any, placed: Tensor, queries: Tensor, values: Tensor)
     k, v = attention.k_proj(queries), attention.v_proj(values)
     count, length, channels = k.shape
     k = k * (_LOG2_E * (channels // heads) ** -0.5)
-    bias = (k.float() * attention.q_proj.bias.float()).view(count, length, heads, -1).sum(-1).transpose(1, 2)
+    bias = (k.float() * attention.q_proj.bias.float()).view(count, length, heads, channels // heads).sum(-1)
     k = _into_image(k, attention.q_proj.weight, heads)  # (P, H T, D)
     v = _into_image(v, attention.out_proj.weight.T, heads)
     scores = linear(k.flatten(0, 1), placed[0]) if len(placed) == 1 else torch.bmm(k, placed.transpose(1, 2))
-    scores = scores.view(count, heads * length, -1)  # (P, H T, N)
-    kernels.softmax_over_prompt(_bits(scores).reshape(count * heads, length, -1), _floats(bias).reshape(-1, length))
+    num_tokens = placed.shape[1]
+    scores = scores.view(count, heads * length, num_tokens)
+    by_head = _bits(scores).reshape(count * heads, length, num_tokens)
+    kernels.softmax_over_prompt(by_head, _floats(bias.transpose(1, 2)).reshape(count * heads, length))
     return torch.bmm(scores.transpose(1, 2), v)

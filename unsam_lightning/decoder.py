@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.lora import merge_lora, share_with_lora
-from unsam_lightning.two_way import PLAIN, Arithmetic, in_pixel_order, product, upscaled
+from unsam_lightning.two_way import PLAIN, Arithmetic, in_pixel_order, logits_of, upscaled
 
 
 class Embedding(NamedTuple):
@@ -147,7 +147,7 @@ class GranularityDecoder(nn.Module):
             granularity: (P,) in [0.1, 1].
             with_pixels: Give the pixel embeddings too.
             with_score: Give the object score too.
-            arithmetic: How the heavy steps are computed.
+            arithmetic: How the heavy steps are computed; with pixel embeddings only the first of them.
 
         Returns:
             mask logits (P, 1, 4s, 4s); predicted IoU (P, 1); the mask token after the transformer (P, D); object
@@ -167,12 +167,12 @@ class GranularityDecoder(nn.Module):
         token_out = queries[:, -1]  # (P, D)
         head = self.mask_head if self.mask_head is not None else sam_decoder.output_hypernetworks_mlps[0]
         row = head(token_out)[:, None]  # (P, 1, D/8)
-        cells = upscaled(sam_decoder, keys, embedding.high_res, index) if with_pixels else None  # (P, N, 16, D/8)
-        pixels = None if cells is None else in_pixel_order(cells)
-        if cells is None:
-            masks = arithmetic.masks(sam_decoder, keys, embedding.high_res, index, row)
+        pixels = None
+        if with_pixels:
+            embeddings = upscaled(sam_decoder, keys, embedding.high_res, index)  # (P, N, 16, D/8)
+            masks, pixels = logits_of(embeddings, row), in_pixel_order(embeddings)
         else:
-            masks = product(cells, row)
+            masks = arithmetic.mask_logits(sam_decoder, keys, embedding.high_res, index, row)
         if self.iou_head is not None:
             iou = self.iou_head(token_out).sigmoid()
         else:
@@ -208,7 +208,7 @@ def stock_answers(
     queries, keys = arithmetic.two_way(sam_decoder.transformer, *given)
     heads = sam_decoder.output_hypernetworks_mlps
     rows = torch.stack([head(queries[:, place + 1 + m]) for m, head in enumerate(heads)], dim=1)  # (P, 4, D/8)
-    masks = arithmetic.masks(sam_decoder, keys, embedding.high_res, index, rows)
+    masks = arithmetic.mask_logits(sam_decoder, keys, embedding.high_res, index, rows)
     iou: Tensor = sam_decoder.iou_prediction_head(queries[:, place])
     return masks, iou, _object_score(sam_decoder, queries)
 

@@ -10,6 +10,7 @@ Stock SAM-2 is asked by `two_way.py` too, where `UnSAM.decode` takes the stock m
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ def prompt_decoder(model: UnSAM, embedding: Embedding, precision: Precision = "f
     )
     if is_plain:
         return _OneImage(model, embedding, precision)
+    if precision != "float32":
+        warnings.warn(f"precision {precision} is for a CPU without autocast or compilation; not used", stacklevel=2)
 
     def decode(
         points: Tensor, labels: Tensor, granularity: Tensor | None, masks: Tensor | None, multimask: bool
@@ -72,14 +75,19 @@ def prompt_decoder(model: UnSAM, embedding: Embedding, precision: Precision = "f
     return decode
 
 
+def passes_at_once(decode: PromptDecoder) -> int:
+    """Return how many calls of `decode` run at a time in `several_at_once`: in bfloat16 one for each thread of torch.
+
+    In float32 each call has all threads, which is faster there.
+    """
+    return torch.get_num_threads() if isinstance(decode, _OneImage) and decode.dtype == torch.bfloat16 else 1
+
+
 @contextmanager
 def several_at_once(decode: PromptDecoder) -> Iterator[Callable[..., Any]]:
-    """Yield a `map` for functions that call `decode`, for whose results one waits.
-
-    In bfloat16 its calls share torch's threads, one for each; else each call has all of them, which is faster there.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1 or not isinstance(decode, _OneImage) or decode.dtype != torch.bfloat16:
+    """Yield a `map` for functions that call `decode`, for whose results one waits; see `passes_at_once`."""
+    threads = passes_at_once(decode)
+    if threads == 1:
         yield map
         return
     torch.set_num_threads(1)
@@ -100,8 +108,10 @@ class _OneImage:
         self.dtype, self.arithmetic = torch.float32, PLAIN
         if precision == "bfloat16":
             self.dtype, self.arithmetic = torch.bfloat16, BFLOAT16
-            self.stock, encoder = copy.deepcopy(self.stock).to(self.dtype), self.adapter.granularity_encoder
-            self.adapter.to(self.dtype).granularity_encoder = encoder.float()
+            self.stock = copy.deepcopy(self.stock).to(self.dtype)
+            self.adapter.to(self.dtype)
+            # The sine of a high frequency needs more than eight bits of the angle.
+            self.adapter.granularity_encoder = copy.deepcopy(model.decoder.granularity_encoder)
             fine, middle = (features.to(self.dtype) for features in embedding.high_res)
             self.embedding = Embedding(embedding.image.to(self.dtype), (fine, middle))
 

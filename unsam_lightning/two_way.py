@@ -67,7 +67,7 @@ def upscaled(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], in
         index: See `two_way`.
     """
     up1, norm, act1, up2, act2 = sam_decoder.output_upscaling
-    fine, middle = (cells(each, steps) for each, steps in zip(high_res, (2, 1), strict=True))
+    fine, middle = (cells_of(each, steps) for each, steps in zip(high_res, (2, 1), strict=True))
     stride8 = _linear_of(up1, keys) + _of_prompts(middle, index)  # (P, N, 4, D/4)
     stride8 = act1(_normalized(norm, stride8))
     stride4 = _linear_of(up2, stride8).flatten(2, 3) + _of_prompts(fine, index)  # (P, N, 16, D/8)
@@ -75,26 +75,26 @@ def upscaled(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], in
     return result
 
 
-def masks(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], index: Tensor, rows: Tensor) -> Tensor:
+def mask_logits(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], index: Tensor, rows: Tensor) -> Tensor:
     """Return mask logits (P, M, 4s, 4s), the products of the pixels' embeddings and the masks' rows (P, M, D/8)."""
-    return product(upscaled(sam_decoder, keys, high_res, index), rows)
+    return logits_of(upscaled(sam_decoder, keys, high_res, index), rows)
 
 
-def product(embeddings: Tensor, rows: Tensor) -> Tensor:
+def logits_of(embeddings: Tensor, rows: Tensor) -> Tensor:
     """Return mask logits (P, M, 4s, 4s) from what `upscaled` gives and rows (P, M, D/8)."""
     logits = embeddings.flatten(1, 2) @ rows.transpose(1, 2)
     return in_pixel_order(logits.view(*embeddings.shape[:3], rows.shape[1]))
 
 
 class Arithmetic(NamedTuple):
-    """How the two heavy steps of a decoder pass are computed: functions like `two_way` and `masks` of this file."""
+    """How the two heavy steps of a decoder pass are computed: functions like `two_way` and `mask_logits` here."""
 
     two_way: Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor, slice], tuple[Tensor, Tensor]]
-    masks: Callable[[Any, Tensor, tuple[Tensor, Tensor], Tensor, Tensor], Tensor]
+    mask_logits: Callable[[Any, Tensor, tuple[Tensor, Tensor], Tensor, Tensor], Tensor]
 
 
 #: In the type of what is given, on any device, with gradients.
-PLAIN = Arithmetic(two_way, masks)
+PLAIN = Arithmetic(two_way, mask_logits)
 
 
 def in_pixel_order(embeddings: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def in_pixel_order(embeddings: Tensor) -> Tensor:
     return apart.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(count, channels, 4 * side, 4 * side)
 
 
-def cells(features: Tensor, steps: int) -> Tensor:
+def cells_of(features: Tensor, steps: int) -> Tensor:
     """Return features (B, M, 2^k s, 2^k s), k = `steps`, as (B, N, 4^k, M): the inverse of `in_pixel_order`."""
     batch, channels, side, _ = features.shape
     halves = [2] * steps
@@ -119,9 +119,13 @@ def cells(features: Tensor, steps: int) -> Tensor:
 def _linear_of(up: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """Apply a transposed convolution of kernel 2 and stride 2 to rows (..., in) and return (..., 4, out)."""
     assert up.bias is not None
-    matrix = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 out, in)
-    rows: Tensor = linear(x, matrix, up.bias.repeat(4)).unflatten(-1, (4, up.out_channels))
+    rows: Tensor = linear(x, matrix_of(up), up.bias.repeat(4)).unflatten(-1, (4, up.out_channels))
     return rows
+
+
+def matrix_of(up: nn.ConvTranspose2d) -> Tensor:
+    """Return a transposed convolution of kernel 2 and stride 2 as the matrix of a linear layer, (4 out, in)."""
+    return up.weight.permute(2, 3, 1, 0).flatten(0, 2)
 
 
 def rows_of(maps: Tensor) -> Tensor:

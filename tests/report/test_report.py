@@ -46,7 +46,7 @@ def run_folder(
     about = {"step": 5, "base": {"name": "nano"}, "precision": "32", "evaluation": dataclasses.asdict(CONFIG)}
     dial = {"set": {"num_sweeps": 12.0, "calibration_error": 0.125, "effective_at_0.1": 0.2, "stability": None}}
     odd = {"set": {"empty": {"num_masks": 2, "num_left_out": 1, "examples": ["<b>"]}}}
-    more = {"dial": dial, "one_click_iou_at_g": iou_by_granularity(objects), "boundaries": {}, "remarks": odd}
+    more = {"dial": dial, "one_click_iou_at_g": iou_by_granularity(objects), "contours": {}, "remarks": odd}
     (folder / f"benchmark_{stage}.json").write_text(to_json(tabulate(results, objects, CONFIG), about, **more))
     (folder / f"objects_{stage}.csv").write_text(objects_to_csv(objects))
     (folder / f"cases_{stage}").mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unsam_lightning.aside import explain_write_errors, write_text_aside
-from unsam_lightning.errors import exit_with_one_line
+from unsam_lightning.errors import UserError, exit_with_one_line
 from unsam_lightning.pairs import encode_masks
 from unsam_lightning.progress import show_progress
 from unsam_lightning.sources import eval_dataset
@@ -26,7 +26,7 @@ def results_of(source: str) -> list[dict[str, Any]]:
         source: A source file with annotations.
 
     Raises:
-        UserError: See `sources.eval_dataset`.
+        UserError: There is no mask; see `sources.eval_dataset`.
     """
     dataset = eval_dataset(source)
     results = []
@@ -38,6 +38,10 @@ def results_of(source: str) -> list[dict[str, Any]]:
                 segmentation = {"size": size, "counts": counts}
                 results.append({"image_id": sample.key, "category_id": 1, "segmentation": segmentation, "score": 1.0})
             one_more()
+    if not results:
+        raise UserError(
+            expected=f"masks in {source}", found="none", remedy="give a source with annotations, see data_manifests/"
+        )
     return results
 
 
@@ -49,8 +53,8 @@ def main() -> None:
     options = parser.parse_args()
     with exit_with_one_line():
         results = results_of(options.source)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         with explain_write_errors(options.out):
+            options.out.parent.mkdir(parents=True, exist_ok=True)
             write_text_aside(options.out, json.dumps(results))
     print(f"{len(results)} masks in {options.out}")
 

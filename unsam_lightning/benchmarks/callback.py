@@ -133,7 +133,7 @@ class BenchmarkCallback(Callback):
             self.run_dir.mkdir(parents=True, exist_ok=True)
         write_text_aside(self.run_dir / f"objects_{step}.csv", objects_to_csv(objects))
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))
-        more = {"dial": dial, "one_click_iou_at_g": curves, "boundaries": boundaries, "remarks": odd}
+        more = {"dial": dial, "one_click_iou_at_g": curves, "contours": boundaries, "remarks": odd}
         write_text_aside(self.run_dir / f"benchmark_{step}.json", to_json(rows, about, **more))
         self._draw(trainer, results, loader, f"cases_{step}")
         module.kept.forget()

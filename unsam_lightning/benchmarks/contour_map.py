@@ -58,9 +58,10 @@ def ending_share(proposals: Proposals, height: int, width: int) -> _FLOAT:
     logits, weights = proposals.logits.cpu(), stability(proposals.logits).float().cpu()
     if not weights.any():
         return ending
-    for one, weight in zip(logits, weights.tolist(), strict=True):
-        _add_boundary(full_size_mask(one, (height, width)), np.float32(weight), ending)
-    covered = ((logits > 0) * weights[:, None, None]).sum(0).numpy()
+    covered = np.zeros(tuple(logits.shape[1:]), np.float32)
+    for one, weight in zip(logits, weights.numpy(), strict=True):
+        _add_boundary(full_size_mask(one, (height, width)), weight, ending)
+        covered += weight * (one > 0).numpy()
     covered = cv2.resize(cv2.GaussianBlur(covered, (0, 0), _AROUND * covered.shape[1]), (width, height))
     of_line = cv2.GaussianBlur(ending, (0, 0), _SPREAD_PX) * np.float32(math.sqrt(2 * math.pi) * _SPREAD_PX)
     share = of_line / (2 * (covered + _FEW * float(weights.sum())))

@@ -18,7 +18,7 @@ from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.clicker import Click
 from unsam_lightning.metrics.dial import Dial
 from unsam_lightning.model import UnSAM
-from unsam_lightning.sweep import decode_sweep
+from unsam_lightning.one_image import Precision, prompt_decoder
 
 _BOOL = npt.NDArray[np.bool_]
 
@@ -34,10 +34,18 @@ class DialSweeps:
         embedding: Of this image alone.
         sample: The image's ground truth.
         memory_gb: For a pass of the decoder.
+        precision: Of the decoder, that of the sweeps that are given.
     """
 
-    def __init__(self, model: UnSAM, embedding: Embedding, sample: EvalSample, memory_gb: float) -> None:
-        self.model, self.embedding, self.sample = model, embedding, sample
+    def __init__(
+        self,
+        model: UnSAM,
+        embedding: Embedding,
+        sample: EvalSample,
+        memory_gb: float,
+        precision: Precision = "float32",
+    ) -> None:
+        self.model, self.sample, self.decode = model, sample, prompt_decoder(model, embedding, precision)
         self.prompts = prompts_within(memory_gb, model, *sample.image.shape[:2])
         self.dial = Dial()
 
@@ -52,9 +60,11 @@ class DialSweeps:
         height, width = self.sample.image.shape[:2]
         size = self.model.image_size
         points = torch.tensor([[[click_yx[1] * size / width, click_yx[0] * size / height]]], device=self.model.device)
-        labels = torch.ones(1, 1, device=self.model.device)
-        logits = decode_sweep(self.model, self.embedding, points, labels, SWEEP, prompts_per_pass=self.prompts).masks
-        return np.stack([full_size_mask(one, (height, width)) for one in logits[0]])
+        logits: list[torch.Tensor] = []
+        for part in torch.tensor(SWEEP, device=self.model.device).split(self.prompts):
+            labels = torch.ones(len(part), 1, device=self.model.device)
+            logits += self.decode(points.expand(len(part), -1, -1), labels, part, None, False).masks[:, 0]
+        return np.stack([full_size_mask(one, (height, width)) for one in logits])
 
 
 def moved_click(mask: npt.NDArray[np.int8], click_yx: tuple[int, int]) -> tuple[int, int]:

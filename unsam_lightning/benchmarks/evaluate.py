@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class EvaluationConfig:
         problems = [f"fixed granularity {g:g}, not one of {SWEEP}" for g in self.fixed if g not in SWEEP]
         problems += [f"target {self.target:g}, below {max(THRESHOLDS)}"] if self.target < max(THRESHOLDS) else []
         lowest = {"max_clicks": 1, "points_per_side": 0, "memory_gb": 0.01}
+        problems += [f"precision {self.precision}"] if self.precision not in get_args(Precision) else []
         problems += [f"{name} {getattr(self, name)}" for name, low in lowest.items() if getattr(self, name) < low]
         if problems:
             raise UserError(
@@ -131,7 +132,7 @@ def evaluate_sample(
         return ImageResult(dataset=dataset, index=index, key=sample.key, num_masks=0, sessions=[], remarks=remarks)
     image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device)
     embedding = model.encode(image)
-    sweeps = DialSweeps(model, embedding, sample, config.memory_gb)
+    sweeps = DialSweeps(model, embedding, sample, config.memory_gb, config.precision)
     sessions = evaluate_interactive(
         model,
         embedding,

@@ -26,7 +26,7 @@ from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.boundary import boundary_iou
 from unsam_lightning.metrics.clicker import Click, Clicker
 from unsam_lightning.model import UnSAM
-from unsam_lightning.one_image import Precision, PromptDecoder, prompt_decoder, several_at_once
+from unsam_lightning.one_image import Precision, PromptDecoder, passes_at_once, prompt_decoder, several_at_once
 from unsam_lightning.pairs import encode_masks
 
 #: Stock SAM-2 with its single mask; with the one of its three masks that it gives the best score; with the best of its
@@ -119,8 +119,8 @@ def evaluate_interactive(
     sessions_per_object = sum(len(SWEEP) if method == "tuned" else 1 for method in methods)
     object_bytes = sessions_per_object * (height * width + 4 * model.mask_size**2)
     at_a_time = max(1, int(memory_gb * 1e9 / 2 / max(1, object_bytes)))
-    prompts = prompts_within(memory_gb / 2, model, height, width)
     decode = prompt_decoder(model, embedding, precision)
+    prompts = prompts_within(memory_gb / 2 / passes_at_once(decode), model, height, width)
     results: list[SessionResult] = []
     with several_at_once(decode) as map_parts:
         for first in range(0, len(sample.masks), at_a_time):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from typing import get_args
 
 import torch
 
@@ -60,14 +61,14 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=6, help="at most this many of each image")
     parser.add_argument("--points_per_side", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of our decoder passes")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of our decoder passes")
     parser.add_argument("--against_generator", action="store_true", help="ten runs of SAM2AutomaticMaskGenerator too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with exit_with_one_line():
         model = UnSAM.from_pretrained(options.model)
         dataset = eval_dataset(options.source, options.images, options.masks)
-    samples = [dataset[index] for index in range(len(dataset))]
+        samples = [dataset[index] for index in range(len(dataset))]
     print(f"{options.model}, {options.source}, {len(samples)} images, torch threads {options.threads}")
     if "interactive" in options.what:
         _interactive(model, samples, options.precision)
@@ -106,9 +107,8 @@ def _whole_image(
     parts = {name: _Clock() for name in ("encoder", "decoder", "thinning", "masks in the image's size, as RLE")}
     encoder, decoder, thinning, enlarging = parts.values()
     ours, whole = AverageRecall(), _Clock()
-    propose_masks(model, _encode(model, samples[0]), points_per_side=2, precision=precision).distinct().rles(
-        9, 9
-    )  # compiles
+    few = propose_masks(model, _encode(model, samples[0]), points_per_side=2, precision=precision)
+    few.distinct().rles(9, 9)  # compiles
     for sample in samples:
         size = (sample.image.shape[0], sample.image.shape[1])
         with whole:

@@ -20,7 +20,7 @@ from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.proposals import AverageRecall
 from unsam_lightning.model import UnSAM
-from unsam_lightning.one_image import Precision, prompt_decoder, several_at_once
+from unsam_lightning.one_image import Precision, passes_at_once, prompt_decoder, several_at_once
 from unsam_lightning.pairs import encode_masks
 from unsam_lightning.pseudo_labels.overlap import keep_distinct
 
@@ -98,8 +98,8 @@ def propose_masks(
     grid = grid_points(points_per_side, model.image_size).to(model.device)
     asked = torch.tensor([0.0] if granularities is None else list(granularities), device=model.device)
     points, wanted = grid.repeat_interleave(len(asked), 0)[:, None], asked.repeat(len(grid))
-    at_a_time = prompts_within(memory_gb, model, 0, 0)  # nothing here is in the image's own size
     decode = prompt_decoder(model, embedding, precision)
+    at_a_time = prompts_within(memory_gb / passes_at_once(decode), model, 0, 0)  # nothing is in the image's own size
 
     def propose(first: int) -> tuple[Tensor, Tensor]:
         part = slice(first, first + at_a_time)

@@ -89,7 +89,8 @@ def _read_run(folder: Path, letter: str) -> Run:
         content = json.loads(found[0].read_text(encoding="utf-8"))
         rows = [Row(**row) for row in content["rows"]]
         about, dial, curves = content["about"], content["dial"], content["one_click_iou_at_g"]
-        boundaries, odd, text = content["boundaries"], content["remarks"], objects.read_text(encoding="utf-8")
+        odd, text = content["remarks"], objects.read_text(encoding="utf-8")
+        boundaries = content.get("contours", {})  # before there were such maps, boundaries were measured otherwise
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
             expected=f"the tables of this version in {found[0]}, and {objects.name} beside it",
