@@ -102,6 +102,15 @@ def test_bad_config_is_named(fails: Fails, tiny_run: Path, option: str, value: s
     assert found in fails("test", "--config", tiny_run, option, value)
 
 
+def test_a_flag_cut_short_is_not_guessed(fails: Fails, tiny_run: Path) -> None:
+    assert "--trainer.max_step" in fails("fit", "--config", tiny_run, "--trainer.max_step", "5")
+
+
+def test_a_missing_checkpoint_is_missing_and_not_broken(fails: Fails, tiny_run: Path, tmp_path: Path) -> None:
+    line = fails("test", "--config", tiny_run, "--ckpt_path", tmp_path / "nope.ckpt")
+    assert "nope.ckpt; found no such file; check the spelling" in line
+
+
 def test_missing_images_are_named(fails: Fails, tiny_run: Path) -> None:
     assert "nowhere.yaml" in fails("fit", "--config", tiny_run, "--data.images", "nowhere.yaml")
 

@@ -225,7 +225,7 @@ def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
             save_config_callback=None,
             seed_everything_default=0,
             args=args,
-            parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+"},
+            parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False},
         )
     except MisconfigurationException as error:
         raise UserError(

@@ -49,7 +49,7 @@ def prepare_photo(path: Path, *, max_side: int, max_pixels: int) -> Photo | str:
         max_pixels: An image with more pixels is refused before it is decoded.
     """
     if not path.is_file():
-        return "not a regular file"
+        return "not a regular file" if path.exists() else "no such file"
     try:
         data = path.read_bytes()
         if not data:

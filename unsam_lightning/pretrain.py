@@ -86,7 +86,7 @@ def main(args: list[str]) -> None:
             NanoPretraining,
             save_config_callback=None,
             args=["fit", *args],
-            parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+"},
+            parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False},
         )
     except ArgumentError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -33,6 +33,10 @@ def load_safely(path: Path) -> Any:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(
+            expected=f"a checkpoint at {path}", found="no such file", remedy="check the spelling or the path"
+        ) from None
     except Exception as error:  # torch and safetensors raise many types for a broken file; all mean the same here
         raise UserError(
             expected=f"a readable checkpoint at {path}",
