@@ -51,7 +51,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         raise UserError(
             expected=f"to write {path}",
             found=str(error.strerror or error),
-            remedy="make room or choose another place, then run the same command again; what was finished before is kept",
+            remedy="make room or choose another place, then run the same command again; what is finished is kept",
         ) from error
 
 
