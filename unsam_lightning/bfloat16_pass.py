@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from unsam_lightning import bfloat16_kernels as kernels
-from unsam_lightning.two_way import Arithmetic, cells_of, matrix_of, rows_of
+from unsam_lightning.two_way import Arithmetic, cells_of, is_same_for_all, matrix_of, rows_of
 
 _LOG2_E = 1.4426950408889634
 
@@ -39,8 +39,7 @@ def two_way(
         tokens: Prompt tokens, (P, T, D).
         wanted: Which of them are read.
     """
-    same_for_all = len(dense) == 1 or (len(dense) > 1 and dense.stride(0) == 0)
-    keys = rows_of(image + (dense[:1] if same_for_all else dense)).contiguous()
+    keys = rows_of(image + (dense[:1] if is_same_for_all(dense) else dense)).contiguous()
     positions = rows_of(image_pe)
     placed, positions_f32 = keys + positions, _floats(positions[0])
     queries = tokens
@@ -53,9 +52,8 @@ def two_way(
         attention, norm = layer.cross_attn_image_to_token, layer.norm4
         before, keys = keys, _of_prompts(attention, placed, queries + tokens, queries)
         placed = torch.empty_like(keys)
-        affine = (_floats(norm.weight), _floats(norm.bias), float(norm.eps))
         shift = _floats(attention.out_proj.bias)
-        kernels.add_and_normalize(_bits(keys), _bits(before), shift, *affine, positions_f32, _bits(placed))
+        kernels.add_and_normalize(_bits(keys), _bits(before), shift, *_affine(norm), positions_f32, _bits(placed))
     queries, tokens = queries[:, wanted], tokens[:, wanted]
     attended = _of_image(transformer.final_attn_token_to_image, queries + tokens, placed, keys)
     return transformer.norm_final_attn(queries + attended), keys
@@ -68,8 +66,7 @@ def mask_logits(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor],
     fine, middle = (_floats(cells_of(each, steps)[0].float() + up.bias.float()) for up, each, steps in features)
     num_prompts, num_tokens, _ = keys.shape
     stride8 = linear(keys, matrix_of(up1)).reshape(num_prompts, 4 * num_tokens, up1.out_channels)
-    affine = (_floats(norm.weight), _floats(norm.bias), float(norm.eps))
-    kernels.finish_stride_8(_bits(stride8), middle.reshape(-1, up1.out_channels), *affine)
+    kernels.finish_stride_8(_bits(stride8), middle.reshape(-1, up1.out_channels), *_affine(norm))
     stride4 = linear(stride8, matrix_of(up2)).reshape(num_prompts, num_tokens, 16 * up2.out_channels)
     side = 4 * round(num_tokens**0.5)
     logits = torch.empty(*rows.shape[:2], side, side)
@@ -89,6 +86,10 @@ def _bits(x: Tensor) -> npt.NDArray[np.uint16]:
 def _floats(x: Tensor) -> npt.NDArray[np.float32]:
     floats: npt.NDArray[np.float32] = x.float().contiguous().numpy()
     return floats
+
+
+def _affine(norm: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]:
+    return _floats(norm.weight), _floats(norm.bias), float(norm.eps)
 
 
 def _among_prompts(attention: Any, asking: Tensor, values: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -26,6 +25,7 @@ from unsam_lightning.loggers import WandbOptions, run_loggers
 from unsam_lightning.manifest import Manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
+from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
@@ -218,25 +218,19 @@ def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
     """
     quieten()
     try:
-        return cli_class(
-            UnSAMModule,
-            UnSAMData,
-            trainer_class=UnSAMTrainer,
-            save_config_callback=None,
-            seed_everything_default=0,
-            args=args,
-            parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False},
-        )
+        with explain_argument_errors(args[0] if args else ""):
+            return cli_class(
+                UnSAMModule,
+                UnSAMData,
+                trainer_class=UnSAMTrainer,
+                save_config_callback=None,
+                seed_everything_default=0,
+                args=args,
+                parser_kwargs=dict(PARSER_OPTIONS),
+            )
     except MisconfigurationException as error:
         raise UserError(
             expected="a trainer that Lightning can build here", found=first_line(error), remedy="see --trainer.*"
-        ) from None
-    except ArgumentError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            expected="a valid config and command line",
-            found=" ".join(lines)[:600],
-            remedy=f"see `python -m unsam_lightning {args[0] if args else ''} --help`",
         ) from None
     finally:
         forget()

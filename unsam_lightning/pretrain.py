@@ -12,14 +12,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from torch.cuda import device_count
 
 from unsam_lightning.callbacks import Checkpoints
-from unsam_lightning.errors import UserError
+from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pretrain_export import main as export
 from unsam_lightning.pretrain_module import NanoPretraining
 
@@ -81,17 +80,7 @@ def main(args: list[str]) -> None:
     # The sampler takes its position from the batch progress that Lightning saves; Lightning cannot know that.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    try:
+    with explain_argument_errors("pretrain"):
         _PretrainCLI(
-            NanoPretraining,
-            save_config_callback=None,
-            args=["fit", *args],
-            parser_kwargs={"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False},
+            NanoPretraining, save_config_callback=None, args=["fit", *args], parser_kwargs=dict(PARSER_OPTIONS)
         )
-    except ArgumentError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            expected="a valid config and command line",
-            found=" ".join(lines)[:600],
-            remedy="see `python -m unsam_lightning pretrain --help`",
-        ) from None

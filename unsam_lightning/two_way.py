@@ -38,7 +38,7 @@ def two_way(
     Differs: the result of `TwoWayTransformer` differs by rounding (a test holds it to 1e-5).
     """
     positions = rows_of(image_pe)  # (1, N, D)
-    same_for_all = len(dense) == 1 or (len(dense) > 1 and dense.stride(0) == 0)
+    same_for_all = is_same_for_all(dense)
     keys = rows_of(image + dense[:1]) if same_for_all else rows_of(_of_prompts(image, index) + dense)
     shared: Tensor | None = index if same_for_all else None  # until the prompts' own tokens have changed the keys
     queries = tokens
@@ -121,6 +121,11 @@ def _linear_of(up: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     assert up.bias is not None
     rows: Tensor = linear(x, matrix_of(up), up.bias.repeat(4)).unflatten(-1, (4, up.out_channels))
     return rows
+
+
+def is_same_for_all(dense: Tensor) -> bool:
+    """Return whether mask prompts (P, D, s, s) are one, alone or expanded, and need not be told apart."""
+    return len(dense) == 1 or (len(dense) > 1 and dense.stride(0) == 0)
 
 
 def matrix_of(up: nn.ConvTranspose2d) -> Tensor:

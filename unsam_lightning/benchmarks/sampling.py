@@ -8,16 +8,15 @@ Next in the tour: `benchmarks/readers/`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from unsam_lightning.benchmarks.sample import EvalSample, KeyedDataset
+from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, KeyedDataset
 from unsam_lightning.errors import UserError
 
 
-class SampledDataset:
+class SampledDataset(ImagesInOrder):
     """A named draw from a data set; it depends on the seed and the names of images and masks only.
 
     Every draw is by sha256 of "seed/image" or "seed/image/mask": the same on every machine, and without opening an
@@ -71,14 +70,6 @@ class SampledDataset:
         keys = dataset.keys
         self._indices = sorted(sorted(range(len(dataset)), key=lambda n: self._hash(keys[n]))[:num_images])
         self.keys = [keys[n] for n in self._indices]
-
-    def __len__(self) -> int:
-        """Return the number of images drawn."""
-        return len(self._indices)
-
-    def __iter__(self) -> Iterator[EvalSample]:
-        """Go through the images drawn, in the data set's order."""
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with the masks drawn, in the reader's order."""

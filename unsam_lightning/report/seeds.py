@@ -3,7 +3,7 @@
     python -m unsam_lightning.report.seeds "pairs=runs/pairs-*/*-test" "all three=runs/all-*/*-test"
 
 A row for each NAME=PATTERN, whose runs differ in their seed alone; Markdown on standard output.
-Next in the tour: `cli.py`.
+Next in the tour: `parsing.py`.
 """
 
 from __future__ import annotations
