@@ -11,8 +11,8 @@ from unsam_lightning.benchmarks.whole_image import (
     Proposals,
     proposal_recall,
     propose_masks,
+    rank_distinct,
     stability,
-    suppress_masks,
 )
 from unsam_lightning.decoder import Decoded, Embedding
 from unsam_lightning.model import UnSAM
@@ -29,26 +29,48 @@ def test_suppression_by_hand() -> None:
     masks = row_masks((0, 10), (0, 8), (0, 7), (20, 30), (5, 5), (0, 10))
     scores = torch.tensor([0.5, 0.9, 0.4, 0.1, 1.0, 0.6])
     # Best is (0, 8); IoU 0.8 with both (0, 10) and 7/8 with (0, 7): all three go. The empty mask goes, score or not.
-    assert suppress_masks(masks, scores, 0.7).tolist() == [1, 3]
+    kept, ranks = rank_distinct(masks, scores, 0.7)
+    assert kept.tolist() == [1, 3]
+    assert ranks.tolist() == pytest.approx([0.9 * 4, 0.1])
     # Above 0.8 only (0, 7) goes, and (0, 10) with the lower score as a double of the other.
-    assert suppress_masks(masks, scores, 0.8).tolist() == [1, 5, 3]
-    assert suppress_masks(masks, scores, 1.0).tolist() == [1, 5, 0, 2, 3]  # nothing is above 1
+    kept, ranks = rank_distinct(masks, scores, 0.8)
+    assert kept.tolist() == [1, 5, 3]
+    assert ranks.tolist() == pytest.approx([0.9 * 2, 0.6 * 2, 0.1])
+    assert rank_distinct(masks, scores, 1.0)[0].tolist() == [1, 5, 0, 2, 3]  # nothing is above 1
+
+
+def test_a_mask_that_many_prompts_give_is_ahead_of_a_better_scored_one() -> None:
+    masks = row_masks((20, 30), (0, 10), (0, 10), (0, 10))
+    kept, ranks = rank_distinct(masks, torch.tensor([0.9, 0.3, 0.4, 0.35]), 0.7)
+    assert kept.tolist() == [2, 0]  # of the three alike the best-scored stays
+    assert ranks.tolist() == pytest.approx([1.2, 0.9])
 
 
 def test_only_masks_that_stay_suppress() -> None:
     # A chain: 0 removes 1, so 1 cannot remove 2.
     masks = row_masks((0, 10), (2, 12), (4, 14))
-    assert suppress_masks(masks, torch.tensor([0.9, 0.8, 0.7]), 0.6).tolist() == [0, 2]
+    assert rank_distinct(masks, torch.tensor([0.9, 0.8, 0.7]), 0.6)[0].tolist() == [0, 2]
+
+
+def test_a_mask_counts_for_the_first_that_removes_it_only() -> None:
+    # The third is too near to both of the others, which are not too near to each other (IoU 2/3, 7/13; 1/3).
+    masks = row_masks((0, 10), (5, 15), (2, 12))
+    kept, ranks = rank_distinct(masks, torch.tensor([0.9, 0.8, 0.7]), 0.5)
+    assert kept.tolist() == [0, 1]
+    assert ranks.tolist() == pytest.approx([1.8, 0.8])
 
 
 def test_equal_scores_keep_the_earlier() -> None:
     masks = row_masks((0, 10), (0, 10), (20, 30))
-    assert suppress_masks(masks, torch.ones(3), 0.7).tolist() == [0, 2]
+    assert rank_distinct(masks, torch.ones(3), 0.7)[0].tolist() == [0, 2]
 
 
-def test_at_most_so_many_stay() -> None:
+def test_at_most_so_many_proposals_stay_those_that_rank_first() -> None:
     masks = row_masks((0, 10), (12, 20), (22, 30), (0, 10))
-    assert suppress_masks(masks, torch.tensor([0.1, 0.2, 0.3, 0.4]), 0.7, 3).tolist() == [3, 2, 1]
+    proposals = Proposals(masks.half() - 0.5, torch.tensor([0.1, 0.25, 0.3, 0.29]), torch.zeros(4))
+    found = proposals.distinct(0.7, 2)
+    assert found.scores.tolist() == pytest.approx([0.58, 0.3])
+    assert torch.equal(found.logits, proposals.logits[[3, 2]])
 
 
 def test_stability_by_hand() -> None:
@@ -58,8 +80,8 @@ def test_stability_by_hand() -> None:
 
 
 def test_nothing_stays_of_nothing() -> None:
-    assert suppress_masks(torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0), 0.7).tolist() == []
-    assert suppress_masks(torch.zeros(3, 4, 4, dtype=torch.bool), torch.ones(3), 0.7).tolist() == []
+    assert rank_distinct(torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0), 0.7)[0].tolist() == []
+    assert rank_distinct(torch.zeros(3, 4, 4, dtype=torch.bool), torch.ones(3), 0.7)[0].tolist() == []
 
 
 def test_suppression_equals_the_plain_loop() -> None:
@@ -69,13 +91,14 @@ def test_suppression_equals_the_plain_loop() -> None:
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     masks = ((y - centres[:, :1, None]) ** 2 + (x - centres[:, 1:, None]) ** 2) < sizes[:, None, None] ** 2
     scores = torch.rand(120, generator=generator)
-    kept: list[int] = []
+    stands_for: dict[int, int] = {}
     for n in scores.argsort(descending=True).tolist():
-        ious = [float((masks[n] & masks[k]).sum() / (masks[n] | masks[k]).sum()) for k in kept]
-        if max(ious, default=0.0) <= 0.5:
-            kept.append(n)
-    assert suppress_masks(masks, scores, 0.5).tolist() == kept
-    assert 10 < len(kept) < 110
+        near = [k for k in stands_for if (masks[n] & masks[k]).sum() > 0.5 * (masks[n] | masks[k]).sum()]
+        kept = near[0] if near else n
+        stands_for[kept] = stands_for.get(kept, 0) + 1
+    best = sorted(stands_for, key=lambda n: -float(scores[n]) * stands_for[n])
+    assert rank_distinct(masks, scores, 0.5)[0].tolist() == best
+    assert 10 < len(best) < 110
 
 
 @pytest.mark.parametrize(("area", "kept"), [(1402, [0]), (1398, [0, 1])])
@@ -83,7 +106,7 @@ def test_areas_are_exact_inside_autocast(area: int, kept: list[int]) -> None:
     masks = torch.zeros(2, 1, 4000, dtype=torch.bool)
     masks[0, 0, :2000], masks[1, 0, :area] = True, True  # IoU 0.701 and 0.699
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert suppress_masks(masks, torch.tensor([0.9, 0.8]), 0.7).tolist() == kept
+        assert rank_distinct(masks, torch.tensor([0.9, 0.8]), 0.7)[0].tolist() == kept
 
 
 @pytest.fixture(scope="module")

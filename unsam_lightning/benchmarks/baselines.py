@@ -63,5 +63,5 @@ def felzenszwalb_masks(image: npt.NDArray[np.uint8], max_iou: float = 0.7) -> np
     regions = [(-area, level, number) for level, each in enumerate(areas) for number, area in enumerate(each.tolist())]
     largest = sorted(regions)[:MAX_REGIONS]
     every = np.stack([labels[level] == number for _, level, number in largest])
-    found: npt.NDArray[np.bool_] = every[keep_distinct(every, max_iou, len(every))]
+    found: npt.NDArray[np.bool_] = every[keep_distinct(every, max_iou)[0]]
     return found

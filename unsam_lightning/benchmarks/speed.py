@@ -21,7 +21,7 @@ import torch
 from unsam_lightning.benchmarks.interactive import evaluate_interactive
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.tables import computed
-from unsam_lightning.benchmarks.whole_image import MAX_IOU, proposal_recall, propose_masks
+from unsam_lightning.benchmarks.whole_image import proposal_recall, propose_masks, rank_distinct
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import exit_with_one_line
 from unsam_lightning.granularity import SWEEP
@@ -29,7 +29,6 @@ from unsam_lightning.metrics.proposals import AverageRecall
 from unsam_lightning.model import UnSAM
 from unsam_lightning.one_image import Precision
 from unsam_lightning.pairs import decode_masks
-from unsam_lightning.pseudo_labels.overlap import keep_distinct
 from unsam_lightning.segment.stock import mask_generator
 from unsam_lightning.sources import eval_dataset
 
@@ -144,10 +143,11 @@ def _generator(model: UnSAM, samples: list[EvalSample], points_per_side: int, ou
                 records += mask_generator(model, g, **options).generate(sample.image)
         records.sort(key=lambda record: -record["predicted_iou"])
         masks = decode_masks([record["segmentation"]["counts"] for record in records], *sample.image.shape[:2])
-        distinct = keep_distinct(masks, MAX_IOU, 1000).tolist()
-        for metric, chosen in ((as_they_come, range(min(1000, len(records)))), (thinned, distinct)):
-            rles = [records[n]["segmentation"] for n in chosen]
-            metric.update(sample.masks, rles, [records[n]["predicted_iou"] for n in chosen])
+        scores = torch.tensor([record["predicted_iou"] for record in records])
+        everything = torch.arange(len(records)), scores
+        for metric, ranked in ((as_they_come, everything), (thinned, rank_distinct(torch.from_numpy(masks), scores))):
+            chosen, ranks = (each[:1000].tolist() for each in ranked)
+            metric.update(sample.masks, [records[n]["segmentation"] for n in chosen], ranks)
     print(
         f"whole image, ten runs of SAM2AutomaticMaskGenerator, thresholds 0: {_per_image(clock, len(samples))}; "
         f"AR1000 {_recall(as_they_come)}, thinned as ours {_recall(thinned)}\n"

@@ -83,48 +83,56 @@ def containments(shared: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 @compiled
 def _keep_distinct(
-    words: npt.NDArray[np.uint64], rows: npt.NDArray[np.int64], max_iou: float, kept: npt.NDArray[np.int64]
+    words: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    max_iou: float,
+    kept: npt.NDArray[np.int64],
+    stands_for: npt.NDArray[np.int64],
 ) -> int:
-    """Write the positions of the masks that stay into `kept` until it is full; return how many there are."""
-    areas = np.zeros(words.shape[0], np.int64)
+    """Write the positions of the masks that stay and the number of masks each stands for; return how many stay."""
+    kept_areas = np.empty(len(kept), np.int64)
     count = 0
     for mask in range(words.shape[0]):
-        if count == len(kept):
-            break
-        for row in range(rows[mask, 0], rows[mask, 1]):
-            for place in range(words.shape[2]):
-                areas[mask] += np.int64(_count_bits(words[mask, row, place]))
-        stays = areas[mask] > 0
-        for other in kept[:count]:
+        area = np.int64(0)
+        for place in range(bounds[mask, 0], bounds[mask, 1]):
+            area += np.int64(_count_bits(words[mask, place]))
+        stays = bool(area > 0)
+        for number in range(count if stays else 0):
             # The IoU is not above the ratio of the areas: most pairs need no look at their bits.
-            if min(areas[mask], areas[other]) <= max_iou * max(areas[mask], areas[other]):
+            if min(area, kept_areas[number]) <= max_iou * max(area, kept_areas[number]):
                 continue
+            other = kept[number]
             shared = np.int64(0)
-            for row in range(max(rows[mask, 0], rows[other, 0]), min(rows[mask, 1], rows[other, 1])):
-                for place in range(words.shape[2]):
-                    shared += np.int64(_count_bits(words[mask, row, place] & words[other, row, place]))
-            if shared > max_iou * (areas[mask] + areas[other] - shared):
+            for place in range(max(bounds[mask, 0], bounds[other, 0]), min(bounds[mask, 1], bounds[other, 1])):
+                shared += np.int64(_count_bits(words[mask, place] & words[other, place]))
+            if shared > max_iou * (area + kept_areas[number] - shared):
                 stays = False
+                stands_for[number] += 1
                 break
         if stays:
-            kept[count] = mask
+            kept[count], kept_areas[count], stands_for[count] = mask, area, 1
             count += 1
     return count
 
 
-def keep_distinct(masks: npt.NDArray[np.bool_], max_iou: float, max_masks: int) -> npt.NDArray[np.int64]:
-    """Return the positions of the first masks no two of which have an IoU above `max_iou`; empty masks never stay.
+def keep_distinct(masks: npt.NDArray[np.bool_], max_iou: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the positions of the first masks no two of which have an IoU above `max_iou`, and what they stand for.
+
+    The second array says for each of them how many masks it stands for: itself and those that went because of it.
 
     Args:
-        masks: bool (N, H, W), best first: a mask goes if its IoU with an earlier one that stays is higher.
+        masks: bool (N, H, W), best first: a mask goes because of the first that stays and has a higher IoU with it.
+            Empty masks never stay.
         max_iou: In (0, 1].
-        max_masks: At most so many stay.
     """
     words = _pack(masks)
-    rows = np.empty((len(masks), 2), np.int64)
+    num_masks, height, width = words.shape
+    rows = np.empty((num_masks, 2), np.int64)
     _occupied_rows(words, rows)
-    kept = np.empty(min(max_masks, len(masks)), np.int64)
-    return kept[: _keep_distinct(words, rows, max_iou, kept)]
+    kept, stands_for = np.empty(num_masks, np.int64), np.empty(num_masks, np.int64)
+    # A mask's rows lie one behind the other: one loop over words, which the compiler does many at a time.
+    count = _keep_distinct(words.reshape(num_masks, height * width), rows * width, max_iou, kept, stands_for)
+    return kept[:count], stands_for[:count]
 
 
 def connected_components(mask: npt.NDArray[np.bool_], min_area_px: int = 1) -> npt.NDArray[np.bool_]:
