@@ -9,7 +9,7 @@ from unsam_lightning.granularity import granularity_scores
 from unsam_lightning.pairs import encode_masks
 from unsam_lightning.pseudo_labels.hierarchy import ROOT, build_forest, instances_of
 from unsam_lightning.pseudo_labels.overlap import connected_components
-from unsam_lightning.pseudo_labels.runs import lift_runs, rle_string
+from unsam_lightning.pseudo_labels.runs import lift_runs, rle_string, runs_of_mask
 from unsam_lightning.pseudo_labels.upsample import lift_forest, patch_of_pixels, reduce_image
 
 
@@ -111,3 +111,12 @@ def test_only_larger_images_are_reduced():
     assert reduce_image(image, 400) is image
     assert reduce_image(image, 100).shape == (8, 100, 3)
     assert reduce_image(image[:1], 10).shape == (1, 10, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (8, 9), (31, 40), (64, 64), (321, 481)])
+def test_runs_of_masks_are_written_as_pycocotools_writes_them(shape):
+    masks = blobs(3, 6, shape)
+    masks[0], masks[1] = False, True
+    assert [rle_string(runs_of_mask(mask), mask.size) for mask in masks] == encode_masks(masks)
+    strided = np.asfortranarray(masks[2])
+    assert rle_string(runs_of_mask(strided), strided.size) == encode_masks(masks[2:3])[0]

@@ -31,8 +31,10 @@ def prompt_bytes(model: UnSAM, height: int, width: int) -> int:
     return 4 * (tokens + upscaled) + 5 * 3 * height * width
 
 
-def prompts_within(memory_gb: float, model: UnSAM, height: int, width: int) -> int:
-    """Return how many prompts to decode at a time, at least 1 and at most 64, so that a pass stays within `memory_gb`.
+def prompts_within(memory_gb: float, model: UnSAM, height: int, width: int, most: int | None = None) -> int:
+    """Return how many prompts to decode at a time, at least 1, so that a pass stays within `memory_gb`.
+
+    At most `most`, by default 64 on a GPU and 32 on a CPU.
 
     Raises:
         UserError: Not even one prompt does.
@@ -45,4 +47,4 @@ def prompts_within(memory_gb: float, model: UnSAM, height: int, width: int) -> i
             found=f"{memory_gb:.2g} GB",
             remedy="raise --model.evaluation.memory_gb",
         )
-    return min(count, _MAX_PROMPTS.get(model.device.type, 64))
+    return min(count, most or _MAX_PROMPTS.get(model.device.type, 64))

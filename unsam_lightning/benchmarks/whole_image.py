@@ -6,6 +6,7 @@ Next in the tour: `benchmarks/dial_sweeps.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +24,16 @@ from unsam_lightning.model import UnSAM
 from unsam_lightning.one_image import Precision, passes_at_once, prompt_decoder, several_at_once
 from unsam_lightning.pairs import encode_masks
 from unsam_lightning.pseudo_labels.overlap import keep_distinct
+from unsam_lightning.pseudo_labels.runs import rle_string, runs_of_mask
 
 #: Of two proposals with a higher IoU one goes. SAM's generator takes 0.7 of the masks' boxes, of which nested masks
 #: have the same; of the masks themselves 0.8 was better than 0.7, for the base and for the union of ten granularities,
 #: on BSDS500 and on scenes (experiments/benchmarks.md).
 MAX_IOU = 0.8
+
+#: Of a pass in bfloat16. What it costs beside its prompts, 3 ms with nano, is more than what wide passes lose in the
+#: caches; in sessions, whose prompts each bring their own image tokens, it is not.
+BFLOAT16_PROMPTS = 128
 
 
 class Proposals(NamedTuple):
@@ -47,15 +53,16 @@ class Proposals(NamedTuple):
         """Return the proposals at `index`, a mask or positions."""
         return Proposals(self.logits[index], self.scores[index], self.granularity[index])
 
-    def full_size(self, height: int, width: int) -> npt.NDArray[np.bool_]:
-        """Return the masks in the size of their image, bool (N, height, width)."""
-        masks = [full_size_mask(logits, (height, width)) for logits in self.logits.cpu()]
-        return np.stack(masks) if masks else np.zeros((0, height, width), dtype=np.bool_)
-
     def rles(self, height: int, width: int) -> list[str]:
         """Return the COCO RLE counts strings of the masks in the size of their image."""
-        parts = torch.arange(len(self.logits), device=self.logits.device).split(64)  # so many masks in memory
-        return [rle for part in parts for rle in encode_masks(self.select(part).full_size(height, width))]
+
+        def encode(part: Tensor) -> list[str]:
+            masks = (full_size_mask(logits, (height, width)) for logits in part)
+            return [rle_string(runs_of_mask(mask), height * width) for mask in masks]
+
+        threads = torch.get_num_threads()  # most of the work lets go of the interpreter
+        with ThreadPoolExecutor(threads) as pool:
+            return [rle for part in pool.map(encode, self.logits.cpu().tensor_split(threads)) for rle in part]
 
     def distinct(self, max_iou: float = MAX_IOU, max_masks: int = 1000) -> Proposals:
         """Return at most `max_masks` proposals, best first, near-duplicates suppressed; their scores are their ranks'.
@@ -96,7 +103,8 @@ def propose_masks(
     asked = torch.tensor([0.0] if granularities is None else list(granularities), device=model.device)
     points, wanted = grid.repeat_interleave(len(asked), 0)[:, None], asked.repeat(len(grid))
     decode = prompt_decoder(model, embedding, precision)
-    at_a_time = prompts_within(memory_gb / passes_at_once(decode), model, 0, 0)  # nothing is in the image's own size
+    most = BFLOAT16_PROMPTS if precision == "bfloat16" and model.device.type == "cpu" else None
+    at_a_time = prompts_within(memory_gb / passes_at_once(decode), model, 0, 0, most)  # nothing in the image's own size
 
     def propose(first: int) -> tuple[Tensor, Tensor]:
         part = slice(first, first + at_a_time)

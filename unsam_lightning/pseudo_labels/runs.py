@@ -1,6 +1,6 @@
 """Masks as runs of pixels: lifted from a grid, cut to a parent, reduced to one piece and written as COCO RLE.
 
-No mask is ever drawn, so that a thousand masks of a large photograph need little memory and time.
+No mask of a label is ever drawn, so that a thousand masks of a large photograph need little memory and time.
 Next in the tour: `pseudo_labels/upsample.py`.
 """
 
@@ -158,6 +158,36 @@ def _root(label: npt.NDArray[np.int64], place: int) -> int:
         label[place] = label[label[place]]
         place = label[place]
     return place
+
+
+def runs_of_mask(mask: npt.NDArray[np.bool_]) -> Runs:
+    """Return the runs of a mask bool (H, W), which may end at the top of the next column."""
+    height, width = mask.shape
+    columns = np.zeros((width, -(-height // 8) * 8), np.uint8)
+    cv2.transpose(np.ascontiguousarray(mask).view(np.uint8), dst=columns[:, :height])
+    return _scan_words(columns, columns.view(np.uint64), height)
+
+
+@compiled
+def _scan_words(columns: npt.NDArray[np.uint8], words: npt.NDArray[np.uint64], height: int) -> npt.NDArray[np.int32]:
+    """Return the runs of bytes 0 and 1, column by column; eight that are alike are one look at a word."""
+    outside, inside = np.uint64(0), np.uint64(0x0101010101010101)
+    runs, count = np.empty((256, 2), np.int32), 0
+    for x in range(len(columns)):
+        start, is_inside = 0, False
+        for place in range(words.shape[1]):
+            if words[x, place] == (inside if is_inside else outside):
+                continue
+            for y in range(8 * place, 8 * place + 8):
+                if (columns[x, y] != 0) != is_inside:
+                    if is_inside:
+                        runs = _append(runs, count, x * height + start, x * height + y)
+                        count += 1
+                    start, is_inside = y, not is_inside
+        if is_inside:  # to the column's end: no padding was met
+            runs = _append(runs, count, x * height + start, x * height + height)
+            count += 1
+    return runs[:count]
 
 
 def rle_string(runs: Runs, num_pixels: int) -> str:
