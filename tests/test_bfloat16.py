@@ -28,7 +28,7 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 def test_softmax_over_the_image() -> None:
     scores = random(7, 256, scale=20.0).bfloat16()
     expected = (scores.float() * math.log(2)).softmax(-1)
-    kernels.softmax_over_image(_bits(scores))
+    kernels.softmax_in_rows(_bits(scores))
     torch.testing.assert_close(scores.float(), expected, rtol=HALF_PLACE, atol=1e-20)
 
 

@@ -84,7 +84,7 @@ def _power_of_2(x: Floats, bits: npt.NDArray[np.uint32], whole: Floats) -> None:
 
 
 @compiled_in_lanes
-def softmax_over_image(scores: Bits) -> None:
+def softmax_in_rows(scores: Bits) -> None:
     """Replace scores (R, N), in units of log 2, by their softmax along N."""
     n = scores.shape[1]
     bits, scratch = np.empty(n, np.uint32), np.empty(n, np.uint32)

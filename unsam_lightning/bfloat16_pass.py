@@ -99,7 +99,8 @@ def _among_prompts(attention: Any, asking: Tensor, values: Tensor) -> Tensor:
     count, length, channels = q.shape
     each = channels // heads
     q, k, v = (x.view(count, length, heads, each).transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (P H, T, c)
-    shares = (torch.bmm(q, k.transpose(1, 2)) * each**-0.5).softmax(-1)
+    shares = torch.bmm(q * (_LOG2_E * each**-0.5), k.transpose(1, 2))
+    kernels.softmax_in_rows(_bits(shares).reshape(-1, length))
     found = torch.bmm(shares, v).view(count, heads, length, each).transpose(1, 2).reshape(count, length, channels)
     result: Tensor = attention.out_proj(found)
     return result
@@ -121,11 +122,11 @@ def _of_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tensor) -> 
     q = _into_image(q * (_LOG2_E * (q.shape[-1] // heads) ** -0.5), attention.k_proj.weight, heads)  # (P, H T, D)
     if len(placed) == 1:
         scores = linear(q.flatten(0, 1), placed[0])  # (P H T, N)
-        kernels.softmax_over_image(_bits(scores))
+        kernels.softmax_in_rows(_bits(scores))
         found = scores @ keys[0]
     else:
         scores = torch.bmm(q, placed.transpose(1, 2))
-        kernels.softmax_over_image(_bits(scores).reshape(-1, placed.shape[1]))
+        kernels.softmax_in_rows(_bits(scores).reshape(-1, placed.shape[1]))
         found = torch.bmm(scores, keys)
     count, length, width = queries.shape
     by_head = found.view(count, heads, length, width).transpose(0, 1).reshape(heads, count * length, width)

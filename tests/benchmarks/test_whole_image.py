@@ -29,48 +29,66 @@ def test_suppression_by_hand() -> None:
     masks = row_masks((0, 10), (0, 8), (0, 7), (20, 30), (5, 5), (0, 10))
     scores = torch.tensor([0.5, 0.9, 0.4, 0.1, 1.0, 0.6])
     # Best is (0, 8); IoU 0.8 with both (0, 10) and 7/8 with (0, 7): all three go. The empty mask goes, score or not.
-    kept, ranks = rank_distinct(masks, scores, 0.7)
-    assert kept.tolist() == [1, 3]
-    assert ranks.tolist() == pytest.approx([0.9 * 4, 0.1])
+    index, ranks, group = rank_distinct(masks, scores, 0.7)
+    assert index.tolist() == [1, 3]
+    assert ranks.tolist() == pytest.approx([0.9 * 4 / 0.2**0.25, 0.1 / 0.25**0.25])
+    assert group.tolist() == [0, 0, 0, 1, -1, 0]
     # Above 0.8 only (0, 7) goes, and (0, 10) with the lower score as a double of the other.
-    kept, ranks = rank_distinct(masks, scores, 0.8)
-    assert kept.tolist() == [1, 5, 3]
-    assert ranks.tolist() == pytest.approx([0.9 * 2, 0.6 * 2, 0.1])
-    assert rank_distinct(masks, scores, 1.0)[0].tolist() == [1, 5, 0, 2, 3]  # nothing is above 1
+    index, ranks, group = rank_distinct(masks, scores, 0.8)
+    assert index.tolist() == [1, 5, 3]
+    assert ranks.tolist() == pytest.approx([0.9 * 2 / 0.2**0.25, 0.6 * 2 / 0.25**0.25, 0.1 / 0.25**0.25])
+    assert group.tolist() == [1, 0, 0, 2, -1, 1]
+    assert rank_distinct(masks, scores, 1.0).best.tolist() == [1, 5, 0, 2, 3]  # nothing is above 1
 
 
 def test_a_mask_that_many_prompts_give_is_ahead_of_a_better_scored_one() -> None:
     masks = row_masks((20, 30), (0, 10), (0, 10), (0, 10))
-    kept, ranks = rank_distinct(masks, torch.tensor([0.9, 0.3, 0.4, 0.35]), 0.7)
-    assert kept.tolist() == [2, 0]  # of the three alike the best-scored stays
-    assert ranks.tolist() == pytest.approx([1.2, 0.9])
+    index, _, group = rank_distinct(masks, torch.tensor([0.9, 0.3, 0.4, 0.35]), 0.7)
+    assert index.tolist() == [2, 0]  # of the three alike the best-scored stays
+    assert group.tolist() == [1, 0, 0, 0]
+
+
+def test_of_two_masks_found_as_often_the_smaller_is_ahead() -> None:
+    assert rank_distinct(row_masks((0, 20), (30, 32)), torch.tensor([0.6, 0.4])).best.tolist() == [1, 0]
 
 
 def test_only_masks_that_stay_suppress() -> None:
     # A chain: 0 removes 1, so 1 cannot remove 2.
     masks = row_masks((0, 10), (2, 12), (4, 14))
-    assert rank_distinct(masks, torch.tensor([0.9, 0.8, 0.7]), 0.6)[0].tolist() == [0, 2]
+    ranked = rank_distinct(masks, torch.tensor([0.9, 0.8, 0.7]), 0.6)
+    assert ranked.best.tolist() == [0, 2]
+    assert ranked.group.tolist() == [0, 0, 1]
 
 
-def test_a_mask_counts_for_the_first_that_removes_it_only() -> None:
+def test_a_mask_is_in_the_group_of_the_first_that_removes_it() -> None:
     # The third is too near to both of the others, which are not too near to each other (IoU 2/3, 7/13; 1/3).
     masks = row_masks((0, 10), (5, 15), (2, 12))
-    kept, ranks = rank_distinct(masks, torch.tensor([0.9, 0.8, 0.7]), 0.5)
-    assert kept.tolist() == [0, 1]
-    assert ranks.tolist() == pytest.approx([1.8, 0.8])
+    ranked = rank_distinct(masks, torch.tensor([0.9, 0.8, 0.7]), 0.5)
+    assert ranked.best.tolist() == [0, 1]
+    assert ranked.group.tolist() == [0, 1, 0]
 
 
 def test_equal_scores_keep_the_earlier() -> None:
     masks = row_masks((0, 10), (0, 10), (20, 30))
-    assert rank_distinct(masks, torch.ones(3), 0.7)[0].tolist() == [0, 2]
+    assert rank_distinct(masks, torch.ones(3), 0.7).best.tolist() == [0, 2]
 
 
-def test_at_most_so_many_proposals_stay_those_that_rank_first() -> None:
-    masks = row_masks((0, 10), (12, 20), (22, 30), (0, 10))
-    proposals = Proposals(masks.half() - 0.5, torch.tensor([0.1, 0.25, 0.3, 0.29]), torch.zeros(4))
-    found = proposals.distinct(0.7, 2)
-    assert found.scores.tolist() == pytest.approx([0.58, 0.3])
-    assert torch.equal(found.logits, proposals.logits[[3, 2]])
+def test_a_proposal_is_the_mean_of_its_group() -> None:
+    logits = torch.tensor([[3.0, 1.0, -1.0], [3.0, 2.0, -4.0], [-1.0, -1.0, 2.0], [9.0, 1.0, -90.0]]).half()[:, None]
+    proposals = Proposals(logits, torch.tensor([0.9, 0.8, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    found = proposals.distinct(0.7)
+    # Logits count as far as from -8 to 8.
+    means = torch.tensor([[14 / 3, 4 / 3, -13 / 3], [-1.0, -1.0, 2.0]])
+    torch.testing.assert_close(found.logits.float()[:, 0], means, atol=2e-3, rtol=0)
+    assert found.granularity.tolist() == pytest.approx([0.1, 0.3])
+    assert found.scores.tolist() == pytest.approx([0.9 * 3 / (2 / 3) ** 0.25, 0.5 / (1 / 3) ** 0.25])
+    assert torch.equal(proposals.distinct(0.7, 1).logits, found.logits[:1])
+
+
+def test_a_proposal_without_a_pixel_in_the_mean_is_its_best() -> None:
+    logits = torch.tensor([[1.0, 1.0, -8.0], [1.0, 1.0, -8.0], [1.0, -8.0, -8.0], [-8.0, 1.0, -8.0]]).half()[:, None]
+    found = Proposals(logits, torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.zeros(4)).distinct(0.4)
+    assert found.logits[:, 0].tolist() == [[1.0, 1.0, -8.0]]
 
 
 def test_stability_by_hand() -> None:
@@ -80,8 +98,8 @@ def test_stability_by_hand() -> None:
 
 
 def test_nothing_stays_of_nothing() -> None:
-    assert rank_distinct(torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0), 0.7)[0].tolist() == []
-    assert rank_distinct(torch.zeros(3, 4, 4, dtype=torch.bool), torch.ones(3), 0.7)[0].tolist() == []
+    assert rank_distinct(torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0), 0.7).best.tolist() == []
+    assert rank_distinct(torch.zeros(3, 4, 4, dtype=torch.bool), torch.ones(3), 0.7).best.tolist() == []
 
 
 def test_suppression_equals_the_plain_loop() -> None:
@@ -91,13 +109,13 @@ def test_suppression_equals_the_plain_loop() -> None:
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     masks = ((y - centres[:, :1, None]) ** 2 + (x - centres[:, 1:, None]) ** 2) < sizes[:, None, None] ** 2
     scores = torch.rand(120, generator=generator)
-    stands_for: dict[int, int] = {}
+    members: dict[int, int] = {}
     for n in scores.argsort(descending=True).tolist():
-        near = [k for k in stands_for if (masks[n] & masks[k]).sum() > 0.5 * (masks[n] | masks[k]).sum()]
+        near = [k for k in members if (masks[n] & masks[k]).sum() > 0.5 * (masks[n] | masks[k]).sum()]
         kept = near[0] if near else n
-        stands_for[kept] = stands_for.get(kept, 0) + 1
-    best = sorted(stands_for, key=lambda n: -float(scores[n]) * stands_for[n])
-    assert rank_distinct(masks, scores, 0.5)[0].tolist() == best
+        members[kept] = members.get(kept, 0) + 1
+    best = sorted(members, key=lambda n: -float(scores[n]) * members[n] / float(masks[n].float().mean()) ** 0.25)
+    assert rank_distinct(masks, scores, 0.5).best.tolist() == best
     assert 10 < len(best) < 110
 
 
@@ -106,7 +124,7 @@ def test_areas_are_exact_inside_autocast(area: int, kept: list[int]) -> None:
     masks = torch.zeros(2, 1, 4000, dtype=torch.bool)
     masks[0, 0, :2000], masks[1, 0, :area] = True, True  # IoU 0.701 and 0.699
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert rank_distinct(masks, torch.tensor([0.9, 0.8]), 0.7)[0].tolist() == kept
+        assert rank_distinct(masks, torch.tensor([0.9, 0.8]), 0.7).best.tolist() == kept
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +144,11 @@ def test_proposals_are_sorted_distinct_and_not_empty(
     assert 0 < len(proposals.logits) == len(proposals.scores) <= 16 * (3 if granularities is None else 2)
     assert proposals.logits.shape[1:] == (64, 64)
     assert (proposals.scores.diff() <= 0).all()
-    masks = (proposals.logits > 0).flatten(1).float()
-    assert (masks.sum(1) > 0).all()
+    assert (proposals.logits > 0).flatten(1).any(1).all()
+    masks = (
+        (candidates.logits[rank_distinct(candidates.logits > 0, candidates.scores, 0.6).best] > 0).flatten(1).float()
+    )
+    assert len(masks) == len(proposals.logits)
     shared = masks @ masks.T
     iou = shared / (masks.sum(1)[:, None] + masks.sum(1) - shared) - torch.eye(len(masks))
     assert iou.max() <= 0.6

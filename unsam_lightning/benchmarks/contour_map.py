@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unsam_lightning.benchmarks.full_size import full_size_mask
-from unsam_lightning.benchmarks.whole_image import Proposals, stability
+from unsam_lightning.benchmarks.whole_image import Proposals, rank_distinct, stability
 from unsam_lightning.compiled import compiled
 
 _FLOAT = npt.NDArray[np.float32]
@@ -45,7 +45,8 @@ def contour_map(proposals: Proposals, height: int, width: int) -> _FLOAT:
         the best of a few that were tried on ten or twenty photographs of BSDS500 train, the same for the tuned model
         and the base. Worse were weights by area or predicted IoU, no suppression or one at 0.7, and more smoothing.
     """
-    return ridges(ending_share(proposals.distinct(max_masks=len(proposals.logits)), height, width))
+    distinct = rank_distinct(proposals.logits > 0, proposals.scores).best
+    return ridges(ending_share(proposals.select(distinct), height, width))
 
 
 def ending_share(proposals: Proposals, height: int, width: int) -> _FLOAT:

@@ -65,12 +65,27 @@ class Proposals(NamedTuple):
             return [rle for part in pool.map(encode, self.logits.cpu().tensor_split(threads)) for rle in part]
 
     def distinct(self, max_iou: float = MAX_IOU, max_masks: int = 1000) -> Proposals:
-        """Return at most `max_masks` proposals, best first, near-duplicates suppressed; their scores are their ranks'.
+        """Return at most `max_masks` proposals, best first, one for each group of `rank_distinct`.
 
-        See `rank_distinct`.
+        Its mask is the mean of the group's logits, cut at plus and minus 8: prompts that find the same thing err at
+        different places. Its score is what ranks it, its granularity that of the group's best.
+
+        Source: the groups' best are what SAM's automatic mask generator keeps.
+        Differs: the mean, which was better than the best for the union of granularities and for the base
+            (experiments/benchmarks.md).
         """
-        index, ranks = rank_distinct(self.logits > 0, self.scores, max_iou)
-        return self.select(index[:max_masks])._replace(scores=ranks[:max_masks])
+        ranked = rank_distinct(self.logits > 0, self.scores, max_iou)
+        best, group = ranked.best[:max_masks], ranked.group.clone()
+        group[group >= len(best)] = -1
+        sums = torch.zeros(
+            len(best) + 1, *self.logits.shape[1:], device=group.device
+        )  # the last takes what is left out
+        for part, of in zip(self.logits.split(1024), group.split(1024), strict=True):
+            sums.index_add_(0, of % len(sums), part.float().clamp(-8, 8))
+        means = sums[:-1] / torch.bincount(group + 1, minlength=len(sums))[1:, None, None]
+        # A small mask may have no pixel in the mean.
+        means = torch.where((means > 0).any((1, 2), keepdim=True), means, self.logits[best].float())
+        return Proposals(means.half(), ranked.ranks[:max_masks], self.granularity[best])
 
 
 @torch.no_grad()
@@ -137,30 +152,50 @@ def stability(masks: Tensor, offset: float = 1.0) -> Tensor:
     return smaller / larger.clamp(min=1)
 
 
-def rank_distinct(masks: Tensor, scores: Tensor, max_iou: float = MAX_IOU) -> tuple[Tensor, Tensor]:
-    """Return the indices of the masks that stay, best first, and the numbers that rank them, float32.
-
-    Of two masks with an IoU above `max_iou` the one with the lower score goes, across granularities, and empty masks
-    go. What stays ranks by its score times the number of masks that it stands for, itself included: a mask that many
-    clicks and granularities give is there, one that a single click gives is often chance, and by their scores alone
-    the first thousand of a fine grid are nearly all large.
+class Ranked(NamedTuple):
+    """Groups of masks that are nearly the same, K of N masks.
 
     Args:
-        masks: bool (N, h, w).
+        best: int64 (K,), the position of each group's best mask, best group first.
+        ranks: float32 (K,), what ranks them.
+        group: int64 (N,), which group each mask is in, by its place in `best`; -1 for empty masks.
+    """
+
+    best: Tensor
+    ranks: Tensor
+    group: Tensor
+
+
+def rank_distinct(masks: Tensor, scores: Tensor, max_iou: float = MAX_IOU) -> Ranked:
+    """Return which masks stay if of two with an IoU above `max_iou` the one with the lower score goes, and their order.
+
+    What stays ranks by its score times the number of masks in its group, divided by the fourth root of the share of
+    the frame that it covers. A mask that many clicks and granularities give is there, one that a single click gives is
+    often chance; and a large mask is clicked more often. By their scores alone the first thousand of a fine grid are
+    nearly all large.
+
+    Args:
+        masks: bool (N, h, w), of any granularities.
         scores: (N,); of equal scores, and of equal ranks, the earlier mask is better.
         max_iou: In (0, 1].
 
     Source: SAM's automatic mask generator, which suppresses at 0.7 and ranks by the score.
     Differs: by the masks' IoU at stride 4, not by their boxes', and at 0.8; no cut on score or stability, because
-        recall at 1,000 proposals ranks them instead; the rank, chosen on photographs of BSDS500 train and on scenes,
-        where it was better for the base's masks too (experiments/benchmarks.md).
+        recall at 1,000 proposals ranks them instead; the rank, chosen on photographs of BSDS500 train and on scenes
+        (experiments/benchmarks.md).
     """
     order = scores.argsort(descending=True, stable=True)
-    kept, stands_for = (torch.from_numpy(each) for each in keep_distinct(masks[order].cpu().numpy(), max_iou))
-    index = order[kept.to(order.device)]
-    ranks = scores[index].float() * stands_for.to(order.device)
+    kept, group_in_order = (
+        torch.from_numpy(each).to(order.device) for each in keep_distinct(masks[order].cpu().numpy(), max_iou)
+    )
+    index, group = order[kept], torch.empty_like(order)
+    group[order] = group_in_order
+    members = torch.bincount(group + 1, minlength=len(index) + 1)[1:]
+    cover = masks[index].flatten(1).float().mean(1)
+    ranks = scores[index].float() * members / cover.sqrt().sqrt()
     best_first = ranks.argsort(descending=True, stable=True)
-    return index[best_first], ranks[best_first]
+    place = torch.cat([best_first.argsort(), order.new_tensor([-1])])  # the last is that of the empty ones
+    return Ranked(index[best_first], ranks[best_first], place[group])
 
 
 def proposal_recall(proposals: Proposals, sample: EvalSample) -> AverageRecall:

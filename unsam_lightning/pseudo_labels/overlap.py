@@ -87,9 +87,9 @@ def _keep_distinct(
     bounds: npt.NDArray[np.int64],
     max_iou: float,
     kept: npt.NDArray[np.int64],
-    stands_for: npt.NDArray[np.int64],
+    group: npt.NDArray[np.int64],
 ) -> int:
-    """Write the positions of the masks that stay and the number of masks each stands for; return how many stay."""
+    """Write the positions of the masks that stay, and for each mask which of them it belongs to; return how many."""
     kept_areas = np.empty(len(kept), np.int64)
     count = 0
     for mask in range(words.shape[0]):
@@ -97,6 +97,7 @@ def _keep_distinct(
         for place in range(bounds[mask, 0], bounds[mask, 1]):
             area += np.int64(_count_bits(words[mask, place]))
         stays = bool(area > 0)
+        group[mask] = count if stays else -1
         for number in range(count if stays else 0):
             # The IoU is not above the ratio of the areas: most pairs need no look at their bits.
             if min(area, kept_areas[number]) <= max_iou * max(area, kept_areas[number]):
@@ -106,33 +107,32 @@ def _keep_distinct(
             for place in range(max(bounds[mask, 0], bounds[other, 0]), min(bounds[mask, 1], bounds[other, 1])):
                 shared += np.int64(_count_bits(words[mask, place] & words[other, place]))
             if shared > max_iou * (area + kept_areas[number] - shared):
-                stays = False
-                stands_for[number] += 1
+                stays, group[mask] = False, number
                 break
         if stays:
-            kept[count], kept_areas[count], stands_for[count] = mask, area, 1
+            kept[count], kept_areas[count] = mask, area
             count += 1
     return count
 
 
 def keep_distinct(masks: npt.NDArray[np.bool_], max_iou: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the positions of the first masks no two of which have an IoU above `max_iou`, and what they stand for.
+    """Return the positions (K,) of the first masks no two of which have an IoU above `max_iou`, and the groups (N,).
 
-    The second array says for each of them how many masks it stands for: itself and those that went because of it.
+    A group is a mask that stays and those that go because of it; it has the place of that mask among those that stay.
 
     Args:
         masks: bool (N, H, W), best first: a mask goes because of the first that stays and has a higher IoU with it.
-            Empty masks never stay.
+            Empty masks never stay, and their group is -1.
         max_iou: In (0, 1].
     """
     words = _pack(masks)
     num_masks, height, width = words.shape
     rows = np.empty((num_masks, 2), np.int64)
     _occupied_rows(words, rows)
-    kept, stands_for = np.empty(num_masks, np.int64), np.empty(num_masks, np.int64)
+    kept, group = np.empty(num_masks, np.int64), np.empty(num_masks, np.int64)
     # A mask's rows lie one behind the other: one loop over words, which the compiler does many at a time.
-    count = _keep_distinct(words.reshape(num_masks, height * width), rows * width, max_iou, kept, stands_for)
-    return kept[:count], stands_for[:count]
+    count = _keep_distinct(words.reshape(num_masks, height * width), rows * width, max_iou, kept, group)
+    return kept[:count], group
 
 
 def connected_components(mask: npt.NDArray[np.bool_], min_area_px: int = 1) -> npt.NDArray[np.bool_]:
