@@ -5,6 +5,7 @@ Next in the tour: `benchmarks/dial_sweeps.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -185,14 +186,16 @@ def rank_distinct(masks: Tensor, scores: Tensor, max_iou: float = MAX_IOU) -> Ra
         (experiments/benchmarks.md).
     """
     order = scores.argsort(descending=True, stable=True)
-    kept, group_in_order = (
-        torch.from_numpy(each).to(order.device) for each in keep_distinct(masks[order].cpu().numpy(), max_iou)
+    in_order = masks[order].cpu().numpy()
+    kept, groups = keep_distinct(in_order, max_iou)
+    members = np.bincount(groups + 1, minlength=len(kept) + 1)[1:]
+    cover = np.count_nonzero(in_order[kept], axis=(1, 2)) / math.prod(masks.shape[1:])
+    factors, of_best, of_all = (
+        torch.from_numpy(each).to(order.device) for each in (members / cover**0.25, kept, groups)
     )
-    index, group = order[kept], torch.empty_like(order)
-    group[order] = group_in_order
-    members = torch.bincount(group + 1, minlength=len(index) + 1)[1:]
-    cover = masks[index].flatten(1).float().mean(1)
-    ranks = scores[index].float() * members / cover.sqrt().sqrt()
+    index, group = order[of_best], torch.empty_like(order)
+    group[order] = of_all
+    ranks = scores[index].float() * factors.float()
     best_first = ranks.argsort(descending=True, stable=True)
     place = torch.cat([best_first.argsort(), order.new_tensor([-1])])  # the last is that of the empty ones
     return Ranked(index[best_first], ranks[best_first], place[group])
