@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,10 +77,16 @@ class CommandRunner:
         )
 
     def __call__(
-        self, *args: object, log: Path, ranks: int = 1, kill_when: tuple[str, int] | float | None = None
+        self,
+        *args: object,
+        log: Path,
+        ranks: int = 1,
+        kill_when: tuple[str, int] | float | None = None,
+        kill_by: int = signal.SIGKILL,
     ) -> tuple[list[int], str]:
         """Return the exit codes of all ranks and what they printed; killed at a checkpoint's step or after seconds."""
-        request = {"args": [str(a) for a in args], "log": str(log), "ranks": ranks, "kill_when": kill_when}
+        request = {"args": [str(a) for a in args], "log": str(log), "ranks": ranks}
+        request |= {"kill_when": kill_when, "kill_by": kill_by}
         assert self.zygote.stdin is not None
         assert self.zygote.stdout is not None
         print(json.dumps(request), file=self.zygote.stdin, flush=True)

@@ -180,3 +180,13 @@ def test_refused_checkpoint_leaves_its_run_alone(fails: Fails, tiny_run: Path, t
 
 def test_fixed_granularity_out_of_range(fails: Fails, tiny_run: Path) -> None:
     assert "0.05" in fails("test", "--config", tiny_run, "--model.evaluation.fixed", "[0.05]")
+
+
+@pytest.mark.parametrize(("command", "default"), [("shards", "256"), ("segment", "nano"), ("report", "report.html")])
+def test_help_tells_the_defaults(command: str, default: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"(default: {default})" in shown
+    assert "None" not in shown

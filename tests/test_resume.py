@@ -72,6 +72,15 @@ def test_the_last_step_is_saved_and_a_run_can_be_killed_before_its_first_checkpo
     assert sorted(losses(run)) == list(range(8))
 
 
+def test_a_run_that_its_user_stops_says_how_it_goes_on(tiny_run: Path, tmp_path: Path, command: Any) -> None:
+    pattern = str(tmp_path / "runs/*/checkpoints/last.ckpt")
+    args = ["fit", "--config", tiny_run, "--test_after_fit", "false"]
+    codes, log = command(*args, log=tmp_path / "stopped.log", kill_when=(pattern, 0), kill_by=signal.SIGINT)
+    assert codes == [1], log[-3000:]
+    (checkpoint,) = (tmp_path / "runs").glob("*/checkpoints/last.ckpt")
+    assert f"--ckpt_path last goes on from {checkpoint}" in log
+
+
 def test_resume_without_a_run_says_so(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(tiny_run), "--ckpt_path", "last"]) == 2
     assert "expected a checkpoint of the last run" in capsys.readouterr().err

@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -67,7 +66,7 @@ def serve(request: dict) -> list[int]:
         if request["kill_when"] and reached(request["kill_when"], time.monotonic() - start):
             for pid in pids:
                 if pid not in codes:
-                    os.killpg(pid, signal.SIGKILL)
+                    os.killpg(pid, request["kill_by"])
             request["kill_when"] = None
     return [codes[pid] for pid in pids]
 

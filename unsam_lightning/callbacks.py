@@ -94,6 +94,12 @@ class Checkpoints(ModelCheckpoint):
         # Also where the last step is saved already: `Calibrate` has been at work since.
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Say how a run that its user stopped goes on."""
+        super().on_exception(trainer, module, exception)
+        if isinstance(exception, KeyboardInterrupt) and Path(self.last_model_path).is_file():
+            rank_zero_info(f"stopped; the same command with --ckpt_path last goes on from {self.last_model_path}")
+
 
 class Calibrate(Callback):
     """Fits the dial's map on held-out images at the end of `fit`, before the last checkpoint is saved.

@@ -16,8 +16,18 @@ from unsam_lightning.granularity import LEVELS
 MAX_PIXELS = 178_000_000
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the defaults, where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse that reports a bad command line as every other user error."""
+    """argparse that shows defaults and reports a bad command line as every other user error."""
+
+    def __init__(self, program: str, description: str | None) -> None:
+        super().__init__(program, description=description, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(expected=f"arguments as in `{self.prog} --help`", found=message, remedy="correct the command")
@@ -33,7 +43,7 @@ def shards(args: list[str]) -> None:
     parser.add_argument("images_dir", nargs="?", type=Path, help="folder tree of JPEG, PNG and WebP images")
     parser.add_argument("out_dir", nargs="?", type=Path, help="where the shards and the manifest NAME.yaml go")
     parser.add_argument("--name", help="of the data set; the folder's name by default")
-    parser.add_argument("--images_per_shard", type=int, default=256)
+    parser.add_argument("--images_per_shard", type=int, default=256, help="at most")
     parser.add_argument("--max_side", type=int, default=1500, help="longer side in pixels; larger images are reduced")
     parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are refused unread")
     parser.add_argument("--licence", default="unknown", help="of the images, for the manifest")
@@ -136,24 +146,26 @@ def segment(args: list[str]) -> None:
     )
     parser.add_argument("--base", help="where the checkpoint finds its base model, if not under its recorded name")
     parser.add_argument("--out", type=Path, default=Path("segments"), help="folder for the PNG files")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     options = parser.parse_args(args)
     positive, negative = options.click or [], options.not_click or []
     if not positive:
         parser.error("at least one --click X Y is needed")
+
+    from unsam_lightning.photo import prepare_photo
+
+    photo = prepare_photo(options.image, max_side=10**6, max_pixels=MAX_PIXELS)  # upright and opaque, as in shards
+    if isinstance(photo, str):
+        raise UserError(expected="a readable image", found=f"{options.image}: {photo}", remedy="check the file")
 
     from PIL import Image
 
     from unsam_lightning.aside import explain_write_errors
     from unsam_lightning.image_sample import decode_image
     from unsam_lightning.model import UnSAM
-    from unsam_lightning.photo import prepare_photo
     from unsam_lightning.segment.interactive import Predictor
     from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows
 
-    photo = prepare_photo(options.image, max_side=10**6, max_pixels=MAX_PIXELS)  # upright and opaque, as in shards
-    if isinstance(photo, str):
-        raise UserError(expected="a readable image", found=f"{options.image}: {photo}", remedy="check the file")
     image = decode_image(photo.jpeg, str(options.image))
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
     base = {"base": options.base} if options.base else {}

@@ -42,16 +42,16 @@ def run_loggers(run_dir: Path, options: WandbOptions) -> list[Any]:
         run_dir.mkdir(parents=True, exist_ok=True)
         if options.mode == "offline":
             os.environ.setdefault("WANDB_SILENT", "true")  # its advice on uploading would bury our table
-        loggers.append(
-            WandbLogger(
-                save_dir=run_dir,
-                offline=options.mode == "offline",
-                project=options.project,
-                name=options.name or run_dir.name,
-                group=options.group,
-                # A resumed run goes on in the same W&B run.
-                id=f"{run_dir.parent.name}-{run_dir.name}",
-                resume="allow",
-            )
+        wandb = WandbLogger(
+            save_dir=run_dir,
+            offline=options.mode == "offline",
+            project=options.project,
+            name=options.name or run_dir.name,
+            group=options.group,
+            # A resumed run goes on in the same W&B run.
+            id=f"{run_dir.parent.name}-{run_dir.name}",
+            resume="allow",
         )
+        wandb._wandb_init.pop("anonymous", None)  # Lightning always names it, and W&B warns where it is named
+        loggers.append(wandb)
     return loggers

@@ -131,7 +131,7 @@ def _about(runs: Sequence[Run]) -> TextTable:
         ]
         for run in runs
     ]
-    head = ["", "run", "trained steps", "base model", "precision", *(name.replace("_", " ") for name in names)]
+    head = ["", "run", "trained steps", "base model", "trainer precision", *(name.replace("_", " ") for name in names)]
     return TextTable("The runs", "Base and tuned model of a run were judged by the same code.", head, rows)
 
 
