@@ -29,13 +29,13 @@ def test_suppression_by_hand() -> None:
     masks = row_masks((0, 10), (0, 8), (0, 7), (20, 30), (5, 5), (0, 10))
     scores = torch.tensor([0.5, 0.9, 0.4, 0.1, 1.0, 0.6])
     # Best is (0, 8); IoU 0.8 with both (0, 10) and 7/8 with (0, 7): all three go. The empty mask goes, score or not.
-    index, ranks, group = rank_distinct(masks, scores, 0.7)
-    assert index.tolist() == [1, 3]
+    best, ranks, group = rank_distinct(masks, scores, 0.7)
+    assert best.tolist() == [1, 3]
     assert ranks.tolist() == pytest.approx([0.9 * 4 / 0.2**0.25, 0.1 / 0.25**0.25])
     assert group.tolist() == [0, 0, 0, 1, -1, 0]
     # Above 0.8 only (0, 7) goes, and (0, 10) with the lower score as a double of the other.
-    index, ranks, group = rank_distinct(masks, scores, 0.8)
-    assert index.tolist() == [1, 5, 3]
+    best, ranks, group = rank_distinct(masks, scores, 0.8)
+    assert best.tolist() == [1, 5, 3]
     assert ranks.tolist() == pytest.approx([0.9 * 2 / 0.2**0.25, 0.6 * 2 / 0.25**0.25, 0.1 / 0.25**0.25])
     assert group.tolist() == [1, 0, 0, 2, -1, 1]
     assert rank_distinct(masks, scores, 1.0).best.tolist() == [1, 5, 0, 2, 3]  # nothing is above 1
@@ -43,8 +43,8 @@ def test_suppression_by_hand() -> None:
 
 def test_a_mask_that_many_prompts_give_is_ahead_of_a_better_scored_one() -> None:
     masks = row_masks((20, 30), (0, 10), (0, 10), (0, 10))
-    index, _, group = rank_distinct(masks, torch.tensor([0.9, 0.3, 0.4, 0.35]), 0.7)
-    assert index.tolist() == [2, 0]  # of the three alike the best-scored stays
+    best, _, group = rank_distinct(masks, torch.tensor([0.9, 0.3, 0.4, 0.35]), 0.7)
+    assert best.tolist() == [2, 0]  # of the three alike the best-scored stays
     assert group.tolist() == [1, 0, 0, 0]
 
 
@@ -145,9 +145,8 @@ def test_proposals_are_sorted_distinct_and_not_empty(
     assert proposals.logits.shape[1:] == (64, 64)
     assert (proposals.scores.diff() <= 0).all()
     assert (proposals.logits > 0).flatten(1).any(1).all()
-    masks = (
-        (candidates.logits[rank_distinct(candidates.logits > 0, candidates.scores, 0.6).best] > 0).flatten(1).float()
-    )
+    best = rank_distinct(candidates.logits > 0, candidates.scores, 0.6).best
+    masks = (candidates.logits[best] > 0).flatten(1).float()
     assert len(masks) == len(proposals.logits)
     shared = masks @ masks.T
     iou = shared / (masks.sum(1)[:, None] + masks.sum(1) - shared) - torch.eye(len(masks))

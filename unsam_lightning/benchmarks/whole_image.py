@@ -76,14 +76,12 @@ class Proposals(NamedTuple):
             (experiments/benchmarks.md).
         """
         ranked = rank_distinct(self.logits > 0, self.scores, max_iou)
-        best, group = ranked.best[:max_masks], ranked.group.clone()
-        group[group >= len(best)] = -1
-        sums = torch.zeros(
-            len(best) + 1, *self.logits.shape[1:], device=group.device
-        )  # the last takes what is left out
-        for part, of in zip(self.logits.split(1024), group.split(1024), strict=True):
-            sums.index_add_(0, of % len(sums), part.float().clamp(-8, 8))
-        means = sums[:-1] / torch.bincount(group + 1, minlength=len(sums))[1:, None, None]
+        best, members = ranked.best[:max_masks], ranked.group[ranked.group >= 0]
+        sums = torch.zeros(len(best), *self.logits.shape[1:], device=self.logits.device)
+        for part, group in zip(self.logits.split(1024), ranked.group.split(1024), strict=True):
+            counts = (group >= 0) & (group < len(best))
+            sums.index_add_(0, group[counts], part[counts].float().clamp(-8, 8))
+        means = sums / torch.bincount(members, minlength=len(best))[: len(best), None, None]
         # A small mask may have no pixel in the mean.
         means = torch.where((means > 0).any((1, 2), keepdim=True), means, self.logits[best].float())
         return Proposals(means.half(), ranked.ranks[:max_masks], self.granularity[best])
