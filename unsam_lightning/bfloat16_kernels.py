@@ -10,30 +10,19 @@ Next in the tour: `bfloat16_pass.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from unsam_lightning.compiled import compiled_in_lanes, inlined_in_lanes
+from unsam_lightning.lane_math import Floats, polynomial, power_of_2
 
 Bits = npt.NDArray[np.uint16]
-Floats = npt.NDArray[np.float32]
 
 
-def _polynomial(function: Callable[[float], float], low: float, high: float, degree: int) -> tuple[float, ...]:
-    """Return the coefficients, in powers of t in [-1, 1], of a polynomial near a function between two numbers."""
-    at = np.cos(np.pi * (np.arange(200) + 0.5) / 200)
-    values = [function(low + (high - low) * (t + 1) / 2) for t in at]
-    fitted = np.polynomial.chebyshev.chebfit(at, values, degree)
-    return tuple(float(c) for c in np.polynomial.chebyshev.cheb2poly(fitted))
-
-
-#: 2^x for x in [0, 1], to 2e-7.
-_POWER = _polynomial(lambda x: 2.0**x, 0.0, 1.0, 5)
 #: (Phi(x) - 1/2) / x by x^2 in [0, 16], Phi the normal distribution: the error of x Phi(x) is below 1e-5 for |x| <= 4
 #: and beyond that below 4e-5 |x|, which bfloat16 does not see beside x.
-_PHI = _polynomial(lambda u: math.erf(math.sqrt(u / 2)) / (2 * math.sqrt(u)), 0.0, 16.0, 9)
+_PHI = polynomial(lambda u: math.erf(math.sqrt(u / 2)) / (2 * math.sqrt(u)), 0.0, 16.0, 9)
 
 
 @inlined_in_lanes
@@ -66,23 +55,6 @@ def _gelu(x: np.float32) -> np.float32:
     return x * (np.float32(0.5) + u * p)
 
 
-@inlined_in_lanes
-def _power_of_2(x: Floats, bits: npt.NDArray[np.uint32], whole: Floats) -> None:
-    """Replace x <= 0 by 2^x; `bits` and `whole` are the same scratch memory, seen as integers and as numbers."""
-    for i in range(len(x)):
-        v = max(x[i], np.float32(-100))
-        floor = np.floor(v)
-        t = np.float32(2) * (v - floor) - np.float32(1)
-        p = np.float32(_POWER[5]) * t + np.float32(_POWER[4])
-        p = p * t + np.float32(_POWER[3])
-        p = p * t + np.float32(_POWER[2])
-        p = p * t + np.float32(_POWER[1])
-        x[i] = p * t + np.float32(_POWER[0])
-        bits[i] = np.uint32(np.int32(floor) + np.int32(127)) << np.uint32(23)
-    for i in range(len(x)):
-        x[i] *= whole[i]
-
-
 @compiled_in_lanes
 def softmax_in_rows(scores: Bits) -> None:
     """Replace scores (R, N), in units of log 2, by their softmax along N."""
@@ -97,7 +69,7 @@ def softmax_in_rows(scores: Bits) -> None:
             top = max(top, values[i])
         for i in range(n):
             values[i] -= top
-        _power_of_2(values, scratch, whole)
+        power_of_2(values, scratch, whole)
         total = np.float32(0)
         for i in range(n):
             total += values[i]
@@ -127,7 +99,7 @@ def softmax_over_prompt(scores: Bits, bias: Floats) -> None:
             at = values[t]
             for i in range(n):
                 at[i] -= top[i]
-            _power_of_2(at, scratch, whole)
+            power_of_2(at, scratch, whole)
             for i in range(n):
                 total[i] += at[i]
         for i in range(n):

@@ -1,6 +1,6 @@
 """The one way in which this package compiles a function with numba: cached on disk, without the interpreter's lock.
 
-Next in the tour: `manifest.py`.
+Next in the tour: `lane_math.py`.
 """
 
 from __future__ import annotations

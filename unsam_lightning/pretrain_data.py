@@ -84,6 +84,7 @@ class PhaseSampler:
         rank: This process.
         world_size: Number of processes.
         batches_done: Called at the start: how many batches the run has consumed.
+        first_image: Number of the first image.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class PhaseSampler:
         rank: int = 0,
         world_size: int = 1,
         batches_done: Callable[[], int] = lambda: 0,
+        first_image: int = 0,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise UserError(
@@ -102,7 +104,7 @@ class PhaseSampler:
                 remedy=f"use a multiple of {world_size} as --model.batch_size",
             )
         self.phases, self.batch_size, self.batches_done = list(phases), batch_size, batches_done
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.first_image = rank, world_size, first_image
 
     def __len__(self) -> int:
         return sum(phase.steps for phase in self.phases)
@@ -112,7 +114,8 @@ class PhaseSampler:
         done = self.batches_done()
         for step, frame in enumerate(frames):
             if step >= done:
-                numbers = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
+                first = self.first_image + step * self.batch_size
+                numbers = range(first + self.rank, first + self.batch_size, self.world_size)
                 yield [(number, frame) for number in numbers]
 
 

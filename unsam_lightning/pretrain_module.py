@@ -1,4 +1,4 @@
-"""`NanoPretraining`: supervised training of a small SAM-2 from random weights; it only connects.
+"""`NanoPretraining`: supervised training of a small SAM-2; it only connects.
 
 Next in the tour: `pretrain_export.py`.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from unsam_lightning.backbone import build_sam
+from unsam_lightning.backbone import build_sam, load_base
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.losses.multimask import MultimaskTerms, multimask_terms
 from unsam_lightning.pretrain_data import MAX_TARGETS, Phase, PhaseSampler, PromptBatch, ScenePrompts
@@ -24,10 +24,12 @@ from unsam_lightning.prompts import correction_clicks
 
 
 class NanoPretraining(LightningModule):
-    """Trains a SAM-2 image model from random weights: clicks, boxes, corrections with a mask prompt.
+    """Trains a SAM-2 image model: clicks, boxes, corrections with a mask prompt.
 
     Args:
         architecture: A name or yaml that `backbone.build_sam` knows.
+        weights: What to start from, a name or file that `backbone.load_base` knows; nothing starts from random weights.
+        first_image: Number of the first scene; another one lets a run from `weights` see scenes those have not seen.
         phases: Sizes and steps, in order: small images first, because they cost a fraction.
         batch_size: Images in a batch of all processes together.
         num_prompts: Prompts for each image.
@@ -49,6 +51,8 @@ class NanoPretraining(LightningModule):
     def __init__(
         self,
         architecture: str = "nano",
+        weights: str | None = None,
+        first_image: int = 0,
         phases: tuple[Phase, ...] = (Phase(frame=128, steps=20_000), Phase(frame=256, steps=10_000)),
         batch_size: int = 8,
         num_prompts: int = 16,
@@ -70,12 +74,16 @@ class NanoPretraining(LightningModule):
         self.box_share, self.correction_share, self.chain_weight = box_share, correction_share, chain_weight
         self.lr, self.warmup_steps, self.decay_share = lr, warmup_steps, decay_share
         self.weight_decay, self.num_workers, self.seed = weight_decay, num_workers, seed
+        self.first_image = first_image
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.sam = build_sam(architecture)
-            start_local(self.sam)
+            if weights is None:
+                self.sam = build_sam(architecture)
+                start_local(self.sam)
+            else:
+                self.sam = load_base(weights, architecture).sam
             self.regions = RegionHead(self.sam.hidden_dim)
-        self.disc_steps, self.region_weight = disc_steps, region_weight
+        self.disc_steps, self.region_weight = disc_steps if weights is None else 0, region_weight
         self.average = AveragedModel(self.sam, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         self.average.requires_grad_(False)
 
@@ -94,6 +102,7 @@ class NanoPretraining(LightningModule):
             world_size=self.trainer.world_size,
             # Lightning saves this count in every checkpoint: it is the data position.
             batches_done=lambda: progress.total.ready,
+            first_image=self.first_image,
         )
         return DataLoader(
             ScenePrompts(self.num_prompts, seed=self.seed),
@@ -104,8 +113,8 @@ class NanoPretraining(LightningModule):
         )
 
     def on_train_start(self) -> None:
-        """Learn discs, in a new run."""
-        if self.global_step == 0:
+        """Learn discs, in a new run from random weights."""
+        if self.global_step == 0 and self.disc_steps:
             set_frame(self.sam, self.phases[0].frame)
             torch.manual_seed(self.seed)  # the same on every rank, so that they start alike
             iou = learn_discs(self.sam, steps=self.disc_steps)

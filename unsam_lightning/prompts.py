@@ -1,6 +1,6 @@
 """Clicks, sampled on the device: a first click, correction clicks, and clicks carried to another view.
 
-All functions are pure; randomness comes in as a generator. Next in the tour: `losses/pairs.py`.
+All functions are pure; randomness comes in as a generator. Next in the tour: `losses/frame_cpu.py`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from unsam_lightning.batch import take_masks
+from unsam_lightning.losses.frame import measure_in_frame
+
+#: Weight in the focal loss of the pixels inside, against 1 - ALPHA outside.
+ALPHA = 0.25
 
 
 class PairTerms(NamedTuple):
@@ -38,90 +41,49 @@ def pair_terms(logits: Tensor, masks: Tensor, predicted_iou: Tensor) -> PairTerm
 
 
 def pair_terms_in_frame(
-    logits: Tensor,
-    planes: Tensor,
-    image_index: Tensor,
-    mask_index: Tensor,
-    predicted_iou: Tensor,
-    masks_at_a_time: int = 8,
+    logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor, predicted_iou: Tensor
 ) -> PairTerms:
     """Return what `pair_terms` gives for the logits enlarged to the frame and the masks at every pixel of it.
 
-    Neither is ever there as a whole: a few masks at a time are enlarged, and measured together with their gradient.
+    Neither is ever there; see `losses/frame.py`.
 
     Args:
         logits: (P, h, w), enlarged bilinearly, as SAM-2 does before its loss.
-        planes: int32 (B, L, S, S), the bit-planes of B images' masks (`View.planes`).
+        planes: int32 (B, L, S, S), the bit-planes of B images' masks (`View.planes`); S is an even multiple of h.
         image_index: int64 (P,).
         mask_index: int64 (P,), position among the image's masks.
         predicted_iou: (P,) in [0, 1].
-        masks_at_a_time: Bounds the memory, some 40 S S bytes each.
 
     Source: SAM-2's training computes its losses at the image's resolution.
     """
-    measured = _MeasuredInFrame.apply(logits, planes, image_index, mask_index, masks_at_a_time)
-    return _means(measured, predicted_iou)
+    return _means(_MeasuredInFrame.apply(logits, planes, image_index, mask_index), predicted_iou)
 
 
 class _MeasuredInFrame(torch.autograd.Function):
-    """`_per_mask` in the frame. Both losses are sums over pixels, so their gradients are found on the way forward."""
+    """`_per_mask` in the frame. Both losses are functions of sums, whose gradients are found on the way forward."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor, masks_at_a_time: int
+        ctx: Any, logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return focal loss, dice loss and true IoU, (P,) each."""
-        with torch.autocast(logits.device.type, enabled=False):
-            values, gradients = logits.new_zeros((3, len(logits)), dtype=torch.float32), []
-            for first in range(0, len(logits), masks_at_a_time):
-                part = slice(first, first + masks_at_a_time)
-                target = take_masks(planes, image_index[part], mask_index[part]).float()
-                values[:, part], gradient = _with_gradient(logits[part].float(), target)
-                gradients.append(gradient)
-        ctx.save_for_backward(torch.cat(gradients) if gradients else logits.new_zeros((0, 2, *logits.shape[1:])))
-        focal, dice, true_iou = values.unbind()
+        sums, maps = measure_in_frame(logits, planes, image_index, mask_index, ALPHA)
+        focal, area, overlap, truth, inside, both = sums.unbind(1)
+        pixels, total, twice = planes.shape[-2] * planes.shape[-1], area + truth + 1, 2 * overlap + 1
+        true_iou = both / (inside + truth - both).clamp(min=1)
         ctx.mark_non_differentiable(true_iou)
-        return focal, dice, true_iou
+        # 1 - twice / total by the sums of P and P T.
+        ctx.save_for_backward(maps, twice / total.square(), -2 / total)
+        ctx.pixels, ctx.dtype = pixels, logits.dtype
+        return focal / pixels, 1 - twice / total, true_iou
 
     @staticmethod
     def backward(ctx: Any, by_focal: Tensor, by_dice: Tensor, _by_iou: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits."""
-        (gradients,) = ctx.saved_tensors  # (P, 2, h, w)
-        upstream = torch.stack((by_focal, by_dice), 1)[..., None, None]
-        return (upstream * gradients).sum(1), None, None, None, None
-
-
-def _with_gradient(logits: Tensor, target: Tensor, alpha: float = 0.25) -> tuple[Tensor, Tensor]:
-    """Return focal loss (gamma 2), dice loss and IoU (3, P) of enlarged logits, and the gradients (P, 2, h, w).
-
-    Args:
-        logits: (P, h, w).
-        target: 0 or 1, (P, S, S).
-        alpha: As in `focal_loss`.
-
-    With p the probability, t the target, e = p - t and c the cross-entropy of a pixel, d c / d logit is e, so the focal
-    term a e^2 c has the gradient a e (2 p (1 - p) c + e^2); that of the dice is p (1 - p) (a number - another t).
-    """
-    large = interpolate(logits[:, None], target.shape[-2:], mode="bilinear")[:, 0]
-    prob = large.sigmoid()
-    error = prob - target
-    entropy = binary_cross_entropy_with_logits(large, target, reduction="none")
-    weight = (1 - alpha) - (1 - 2 * alpha) * target
-    slope = prob * (1 - prob)
-    squared = error.square()
-    focal = (weight * squared * entropy).mean((1, 2))
-    by_focal = weight * error * (2 * slope * entropy + squared) / target[0].numel()
-    overlap, area, truth = (prob * target).sum((1, 2)), prob.sum((1, 2)), target.sum((1, 2))
-    total = area + truth + 1
-    dice = 1 - (2 * overlap + 1) / total
-    by_dice = slope * (((2 * overlap + 1) / total.square())[:, None, None] - (2 / total)[:, None, None] * target)
-    inside = large > 0
-    both = (inside * target).sum((1, 2))
-    true_iou = both / (inside.sum((1, 2)) + truth - both).clamp(min=1)
-    by_pixel = torch.stack((by_focal, by_dice), 1)
-    frame, size = list(by_pixel.shape[2:]), [len(logits), 2, *logits.shape[1:]]
-    gradient = torch.ops.aten.upsample_bilinear2d_backward(by_pixel, frame, size, False, None, None)
-    return torch.stack((focal, dice, true_iou)), gradient
+        maps, by_area, by_overlap = ctx.saved_tensors
+        factors = torch.stack((by_focal / ctx.pixels, by_dice * by_area, by_dice * by_overlap), 1)
+        gradient = torch.einsum("pm,pmhw->phw", factors, maps)
+        return gradient.to(ctx.dtype), None, None, None
 
 
 def _per_mask(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,7 +103,7 @@ def _means(measured: tuple[Tensor, Tensor, Tensor], predicted_iou: Tensor) -> Pa
     return PairTerms(focal=focal.mean(), dice=dice.mean(), iou=(predicted_iou.float() - true_iou).abs().mean())
 
 
-def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_loss(logits: Tensor, target: Tensor, alpha: float = ALPHA, gamma: float = 2.0) -> Tensor:
     """Return the focal loss of each mask, (P,), averaged over pixels.
 
     Args:
