@@ -22,8 +22,11 @@ _LANES = {"reassoc", "contract", "nsz"}
 
 
 def compiled_in_lanes(function: Function) -> Function:
-    """Compile so that sums may be reordered into vector lanes; NaN and infinity keep their meaning."""
-    return cast(Function, numba.njit(cache=True, nogil=True, fastmath=_LANES)(function))
+    """Compile so that sums may be reordered into vector lanes; NaN and infinity keep their meaning.
+
+    A division by zero gives one of these: Python's error would be a branch in the loop, which no lane can take.
+    """
+    return cast(Function, numba.njit(cache=True, nogil=True, fastmath=_LANES, error_model="numpy")(function))
 
 
 def inlined_in_lanes(function: Function) -> Function:

@@ -29,61 +29,42 @@ def _give_back(
 
 
 @inlined_in_lanes
-def _add_row(
-    x: Floats,
-    small: Floats,
-    words: npt.NDArray[np.int32],
-    bit: int,
-    alpha: float,
-    down: np.float32,
-    upper: Floats,
-    lower: Floats,
-    sums: npt.NDArray[np.float64],
-) -> None:
-    """Add a row's pixels to the sums and, `down` of the way from the upper row of logits, to the gradients (3, S).
+def _measure_row(x: Floats, small: Floats, inside: Floats, alpha: float, sums: npt.NDArray[np.float64]) -> None:
+    """Add a row's pixels to the sums, and put their gradients in the place of what came.
 
     Args:
-        x: Logits (S,) of the pixels.
-        small: exp(-|x|).
-        words: (S,).
-        bit: See `measure_mask`, as `alpha` and `sums`.
-        alpha: See `bit`.
-        down: From 0 to 1.
-        upper: Gradients by what the upper row of logits is at each column.
-        lower: By the lower one.
-        sums: See `bit`.
+        x: Logits (S,) of the pixels; then the gradients of the focal loss.
+        small: exp(-|x|); then the gradients of the probability.
+        inside: 1 inside the mask, 0 outside; then the gradients of the probability inside.
+        alpha: See `measure_mask`.
+        sums: Likewise.
     """
-    outside, more_inside, up = np.float32(1 - alpha), np.float32(2 * alpha - 1), np.float32(1) - down
-    focal, overlap, area = np.float32(0), np.float32(0), np.float32(0)
-    truth, both, inside = np.float32(0), np.float32(0), np.float32(0)
+    beyond, more = np.float32(1 - alpha), np.float32(2 * alpha - 1)
+    focal, area, overlap = np.float32(0), np.float32(0), np.float32(0)
+    truth, found, both = np.float32(0), np.float32(0), np.float32(0)
     for i in range(len(x)):
-        e, t = small[i], np.float32((words[i] >> bit) & 1)
+        e, t = small[i], inside[i]
         inverse = np.float32(1) / (np.float32(1) + e)
         is_in = np.float32(x[i] > 0)
         prob = (is_in + (np.float32(1) - is_in) * e) * inverse
         slope = e * inverse * inverse
         entropy = max(x[i], np.float32(0)) - x[i] * t + log_of_1_plus(e)
         error = prob - t
-        weighted = (outside + more_inside * t) * error
+        weighted = (beyond + more * t) * error
         focal += weighted * error * entropy
         area += prob
         overlap += prob * t
         truth += t
-        inside += is_in
+        found += is_in
         both += is_in * t
-        by_focal = weighted * (np.float32(2) * slope * entropy + error * error)
-        by_overlap = slope * t
-        upper[0, i] += up * by_focal
-        lower[0, i] += down * by_focal
-        upper[1, i] += up * slope
-        lower[1, i] += down * slope
-        upper[2, i] += up * by_overlap
-        lower[2, i] += down * by_overlap
+        x[i] = weighted * (np.float32(2) * slope * entropy + error * error)
+        small[i] = slope
+        inside[i] = slope * t
     sums[0] += focal
     sums[1] += area
     sums[2] += overlap
     sums[3] += truth
-    sums[4] += inside
+    sums[4] += found
     sums[5] += both
 
 
@@ -108,7 +89,8 @@ def measure_mask(
         before[i] = int(at)
         after[i] = min(before[i] + 1, width - 1)
         share[i] = at - before[i]
-    low, x, small = np.empty(width, np.float32), np.empty(side, np.float32), np.empty(side, np.float32)
+    low, of_row = np.empty(width, np.float32), np.empty((3, side), np.float32)
+    x, small, inside = of_row[0], of_row[1], of_row[2]
     bits = np.empty(side, np.uint32)
     whole = bits.view(np.float32)
     upper, lower = np.zeros((3, side), np.float32), np.zeros((3, side), np.float32)
@@ -129,7 +111,14 @@ def measure_mask(
         for i in range(side):
             x[i] = low[before[i]] + share[i] * (low[after[i]] - low[before[i]])
             small[i] = -abs(x[i]) * _PER_LOG_2
-        power_of_2(small, bits, whole)
-        _add_row(x, small, words[y], bit, alpha, down, upper, lower, sums)
+        power_of_2(small, bits, whole)  # now exp(-|x|)
+        row = words[y]
+        for i in range(side):
+            inside[i] = np.float32((row[i] >> bit) & 1)
+        _measure_row(x, small, inside, alpha, sums)
+        for m in range(3):
+            for i in range(side):
+                upper[m, i] += (np.float32(1) - down) * of_row[m, i]
+                lower[m, i] += down * of_row[m, i]
     _give_back(upper, before, after, share, maps[:, top])
     _give_back(lower, before, after, share, maps[:, min(top + 1, height - 1)])
