@@ -1,9 +1,7 @@
 """The pass of `two_way.py` over many prompts of one image in bfloat16, on a CPU and without gradients.
 
-Attention between few prompt tokens and many image tokens needs no projection of the image: q (W x) = (q W) x, so every
-head's weights go to the prompt's side, and two products with the plain image tokens remain. A bias of keys adds the
-same to every image token's score, which a softmax along these does not see. The products are torch's, in bfloat16;
-between them are the kernels of `bfloat16_kernels.py`.
+No image token is projected, see `cross_attention.py`. The products are torch's, in bfloat16; between them are the
+kernels of `bfloat16_kernels.py`.
 
 On a processor without instructions for bfloat16 (AVX512_BF16, AMX) it is right but slow.
 Shapes: see `two_way.py`, with B = 1. Next in the tour: `decoder.py`.
@@ -20,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from unsam_lightning import bfloat16_kernels as kernels
+from unsam_lightning.cross_attention import into_image, of_image, scores_of_prompts
 from unsam_lightning.two_way import Arithmetic, cells_of, is_same_for_all, matrix_of, rows_of
 
 _LOG2_E = 1.4426950408889634
@@ -47,7 +46,8 @@ def two_way(
         asking = queries if layer.skip_first_layer_pe else queries + tokens
         attended = _among_prompts(layer.self_attn, asking, queries)
         queries = layer.norm1(attended if layer.skip_first_layer_pe else queries + attended)
-        queries = layer.norm2(queries + _of_image(layer.cross_attn_token_to_image, queries + tokens, placed, keys))
+        attended = of_image(layer.cross_attn_token_to_image, queries + tokens, placed, keys, _softmax, _LOG2_E)
+        queries = layer.norm2(queries + attended)
         queries = layer.norm3(queries + layer.mlp(queries))
         attention, norm = layer.cross_attn_image_to_token, layer.norm4
         before, keys = keys, _of_prompts(attention, placed, queries + tokens, queries)
@@ -55,7 +55,7 @@ def two_way(
         shift = _floats(attention.out_proj.bias)
         kernels.add_and_normalize(_bits(keys), _bits(before), shift, *_affine(norm), positions_f32, _bits(placed))
     queries, tokens = queries[:, wanted], tokens[:, wanted]
-    attended = _of_image(transformer.final_attn_token_to_image, queries + tokens, placed, keys)
+    attended = of_image(transformer.final_attn_token_to_image, queries + tokens, placed, keys, _softmax, _LOG2_E)
     return transformer.norm_final_attn(queries + attended), keys
 
 
@@ -92,6 +92,12 @@ def _affine(norm: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]
     return _floats(norm.weight), _floats(norm.bias), float(norm.eps)
 
 
+def _softmax(scores: Tensor) -> Tensor:
+    """Return the softmax along N of scores (R, N) in units of log 2, in their place."""
+    kernels.softmax_in_rows(_bits(scores))
+    return scores
+
+
 def _among_prompts(attention: Any, asking: Tensor, values: Tensor) -> Tensor:
     """Return the self-attention of prompt tokens (P, T, D): too few for torch's own attention to pay."""
     heads = attention.num_heads
@@ -106,48 +112,14 @@ def _among_prompts(attention: Any, asking: Tensor, values: Tensor) -> Tensor:
     return result
 
 
-def _into_image(x: Tensor, weight: Tensor, heads: int) -> Tensor:
-    """Return, head by head, x (P, T, C) times weight (C, D) as (P, H T, D)."""
-    count, length, channels = x.shape
-    width = weight.shape[1]
-    by_head = x.reshape(count * length, heads, channels // heads).transpose(0, 1)
-    product = torch.bmm(by_head, weight.reshape(heads, channels // heads, width))  # (H, P T, D)
-    return product.view(heads, count, length, width).transpose(0, 1).reshape(count, heads * length, width)
-
-
-def _of_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tensor) -> Tensor:
-    """Return the attention of prompt tokens (P, T, D) to image tokens, (P, N, D) or (1, N, D) for all prompts."""
-    heads, into = attention.num_heads, attention.v_proj
-    q = attention.q_proj(queries)
-    q = _into_image(q * (_LOG2_E * (q.shape[-1] // heads) ** -0.5), attention.k_proj.weight, heads)  # (P, H T, D)
-    if len(placed) == 1:
-        scores = linear(q.flatten(0, 1), placed[0])  # (P H T, N)
-        kernels.softmax_in_rows(_bits(scores))
-        found = scores @ keys[0]
-    else:
-        scores = torch.bmm(q, placed.transpose(1, 2))
-        kernels.softmax_in_rows(_bits(scores).reshape(-1, placed.shape[1]))
-        found = torch.bmm(scores, keys)
-    count, length, width = queries.shape
-    by_head = found.view(count, heads, length, width).transpose(0, 1).reshape(heads, count * length, width)
-    values = torch.bmm(by_head, into.weight.view(heads, -1, width).transpose(1, 2))  # (H, P T, c)
-    values = values.transpose(0, 1).reshape(count, length, into.out_features)
-    result: Tensor = attention.out_proj(values + into.bias)
-    return result
-
-
 def _of_prompts(attention: Any, placed: Tensor, queries: Tensor, values: Tensor) -> Tensor:
     """Return the attention of image tokens to prompt tokens (P, T, D) as (P, N, D), without the last bias."""
     heads = attention.num_heads
     k, v = attention.k_proj(queries), attention.v_proj(values)
-    count, length, channels = k.shape
-    k = k * (_LOG2_E * (channels // heads) ** -0.5)
-    bias = (k.float() * attention.q_proj.bias.float()).view(count, length, heads, channels // heads).sum(-1)
-    k = _into_image(k, attention.q_proj.weight, heads)  # (P, H T, D)
-    v = _into_image(v, attention.out_proj.weight.T, heads)
-    scores = linear(k.flatten(0, 1), placed[0]) if len(placed) == 1 else torch.bmm(k, placed.transpose(1, 2))
-    num_tokens = placed.shape[1]
-    scores = scores.view(count, heads * length, num_tokens)
-    by_head = _bits(scores).reshape(count * heads, length, num_tokens)
-    kernels.softmax_over_prompt(by_head, _floats(bias.transpose(1, 2)).reshape(count * heads, length))
-    return torch.bmm(scores.transpose(1, 2), v)
+    k = k * (_LOG2_E * (k.shape[-1] // heads) ** -0.5)
+    scores, bias = scores_of_prompts(k, placed, attention.q_proj, heads)
+    kernels.softmax_over_prompt(_bits(scores), _floats(bias))
+    return torch.bmm(
+        scores.view(len(k), heads * k.shape[1], placed.shape[1]).transpose(1, 2),
+        into_image(v, attention.out_proj.weight.T, heads),
+    )

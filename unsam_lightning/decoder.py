@@ -161,8 +161,9 @@ class GranularityDecoder(nn.Module):
         outputs = torch.cat(own)[None].expand(len(prompts), -1, -1)  # (P, T, D): the official order, ours last
         last = outputs.shape[1] - 1
         tokens = torch.cat((outputs, prompts), dim=1)
-        first = 0 if with_score or self.iou_head is None else last  # of the tokens that are read
-        given = (embedding.image, index, dense, image_pe, tokens, slice(first, last + 1))
+        # Of the tokens that are read: our own, the object score's, and SAM's IoU token where we have no such head.
+        first, step = 0 if with_score or self.iou_head is None else last, 1 if self.iou_head is None else last
+        given = (embedding.image, index, dense, image_pe, tokens, slice(first, last + 1, step))
         queries, keys = arithmetic.two_way(self.transformer, *given)
         token_out = queries[:, -1]  # (P, D)
         head = self.mask_head if self.mask_head is not None else sam_decoder.output_hypernetworks_mlps[0]

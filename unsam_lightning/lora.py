@@ -1,7 +1,7 @@
 """LoRA: a trained update of low rank on frozen linear layers, here the attention projections of SAM-2's mask decoder.
 
 Source: Hu et al. (arXiv 2106.09685); which layers carry it: UnSAMv2 (arXiv 2511.13714) section 3.4.
-Next in the tour: `two_way.py`.
+Next in the tour: `cross_attention.py`.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear
 
-from unsam_lightning.lora import LoRALinear
+from unsam_lightning.cross_attention import image_to_prompts, of_prompts, prompts_to_image
 
 
 def two_way(
@@ -39,21 +39,21 @@ def two_way(
     """
     positions = rows_of(image_pe)  # (1, N, D)
     same_for_all = is_same_for_all(dense)
-    keys = rows_of(image + dense[:1]) if same_for_all else rows_of(_of_prompts(image, index) + dense)
+    keys = rows_of(image + dense[:1]) if same_for_all else rows_of(of_prompts(image, index) + dense)
     shared: Tensor | None = index if same_for_all else None  # until the prompts' own tokens have changed the keys
     queries = tokens
     for layer in transformer.layers:
         placed = keys + positions
         queries = _attend_to_prompts(layer, queries, tokens)
-        attended = _prompts_to_image(layer.cross_attn_token_to_image, queries + tokens, placed, keys, shared)
+        attended = prompts_to_image(layer.cross_attn_token_to_image, queries + tokens, placed, keys, shared)
         queries = layer.norm2(queries + attended)
         queries = layer.norm3(queries + layer.mlp(queries))
-        attended = _image_to_prompts(layer.cross_attn_image_to_token, placed, queries + tokens, queries, shared)
-        before = keys if shared is None else _of_prompts(keys, shared)
+        attended = image_to_prompts(layer.cross_attn_image_to_token, placed, queries + tokens, queries, shared)
+        before = keys if shared is None else of_prompts(keys, shared)
         keys, shared = _normalized(layer.norm4, before + attended), None
     last = transformer.final_attn_token_to_image
     queries, tokens = queries[:, wanted], tokens[:, wanted]
-    attended = _prompts_to_image(last, queries + tokens, keys + positions, keys, shared)
+    attended = prompts_to_image(last, queries + tokens, keys + positions, keys, shared)
     return transformer.norm_final_attn(queries + attended), keys
 
 
@@ -68,9 +68,9 @@ def upscaled(sam_decoder: Any, keys: Tensor, high_res: tuple[Tensor, Tensor], in
     """
     up1, norm, act1, up2, act2 = sam_decoder.output_upscaling
     fine, middle = (cells_of(each, steps) for each, steps in zip(high_res, (2, 1), strict=True))
-    stride8 = _linear_of(up1, keys) + _of_prompts(middle, index)  # (P, N, 4, D/4)
+    stride8 = _linear_of(up1, keys) + of_prompts(middle, index)  # (P, N, 4, D/4)
     stride8 = act1(_normalized(norm, stride8))
-    stride4 = _linear_of(up2, stride8).flatten(2, 3) + _of_prompts(fine, index)  # (P, N, 16, D/8)
+    stride4 = _linear_of(up2, stride8).flatten(2, 3) + of_prompts(fine, index)  # (P, N, 16, D/8)
     result: Tensor = act2(stride4)
     return result
 
@@ -138,11 +138,6 @@ def rows_of(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-def _of_prompts(images: Tensor, index: Tensor) -> Tensor:
-    """Return what belongs to each prompt; a single image is broadcast and not copied."""
-    return images if len(images) == 1 else images[index]
-
-
 def _normalized(norm: Any, x: Tensor) -> Tensor:
     """Normalize over the last dimension in x's own type: autocast would make float32 of the image's many tokens."""
     weight, bias = (each.to(x.dtype) for each in (norm.weight, norm.bias))
@@ -159,47 +154,3 @@ def _attend_to_prompts(layer: Any, queries: Tensor, tokens: Tensor) -> Tensor:
         queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
     normalized: Tensor = layer.norm1(queries)
     return normalized
-
-
-def _heads(x: Tensor, count: int) -> Tensor:
-    batch, length, channels = x.shape
-    return x.reshape(batch, length, count, channels // count).transpose(1, 2)  # (n, H, L, C / H)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    q, k, v = (_heads(each, heads) for each in (q, k, v))
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (n, L, C)
-
-
-def _prompts_to_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tensor, shared: Tensor | None) -> Tensor:
-    """Return the attention of prompt tokens (P, T, D) to image tokens; `shared`: these are (B, N, D), not (P, N, D)."""
-    q, k, v = attention.q_proj(queries), attention.k_proj(placed), attention.v_proj(keys)
-    if shared is not None and len(k) == 1:
-        found = _attention(q.flatten(0, 1)[None], k, v, attention.num_heads).view(q.shape)
-    else:
-        k, v = (k, v) if shared is None else (k[shared], v[shared])
-        found = _attention(q, k, v, attention.num_heads)
-    result: Tensor = attention.out_proj(found)
-    return result
-
-
-def _image_to_prompts(attention: Any, placed: Tensor, queries: Tensor, values: Tensor, shared: Tensor | None) -> Tensor:
-    """Return the attention of image tokens to prompt tokens (P, T, D) as (P, N, D); `shared` as above."""
-    k, v = attention.k_proj(queries), attention.v_proj(values)
-    into, out, heads = attention.q_proj, attention.out_proj, attention.num_heads
-    drops = any(isinstance(each, LoRALinear) and each.drops for each in (into, out))
-    if drops or placed.device.type != "cpu":
-        q = into(placed)
-        if shared is not None:
-            q = _of_prompts(q, shared).expand(len(k), -1, -1)
-        result: Tensor = out(_attention(q, k, v, heads))
-        return result
-    # Image tokens along the last dimension: nothing is copied, and the softmax over few tokens runs along many.
-    k, v = (_heads(each, heads).flatten(0, 1) for each in (k, v))  # (P H, T, C/H)
-    q = torch.bmm(into.weight.expand(len(placed), -1, -1), placed.transpose(1, 2)) + into.bias[:, None]
-    if shared is not None:
-        q = _of_prompts(q, shared).expand(len(queries), -1, -1)
-    q = q.reshape(len(k), k.shape[-1], q.shape[-1])  # (P H, C/H, N)
-    shares = torch.bmm(k * q.shape[1] ** -0.5, q).softmax(1)  # (P H, T, N)
-    found = torch.bmm(v.transpose(1, 2), shares).view(len(queries), into.out_features, q.shape[-1])  # (P, C, N)
-    return torch.baddbmm(out.bias, found.transpose(1, 2), out.weight.T.expand(len(found), -1, -1))
