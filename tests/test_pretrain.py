@@ -76,8 +76,12 @@ def test_sampler_starts_anywhere_and_splits_over_ranks() -> None:
     assert list(PhaseSampler(phases, 4, batches_done=lambda: 3)) == whole[3:]
     ranks = [list(PhaseSampler(phases, 4, rank=rank, world_size=2)) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == whole
+    later = [[(n + 1000, frame) for n, frame in batch] for batch in whole]
+    assert list(PhaseSampler(phases, 4, first_image=1000)) == later
     with pytest.raises(UserError, match="evenly"):
         PhaseSampler(phases, 3, world_size=2)
+    with pytest.raises(UserError, match="from 0 on"):
+        PhaseSampler(phases, 4, first_image=-1)
     with pytest.raises(UserError, match="multiple of 32"):
         Phase(frame=100, steps=1)
 
@@ -218,8 +222,8 @@ def test_resumed_run_equals_an_uninterrupted_one_and_is_exported(tmp_path: Path)
         assert torch.equal(a, b), name
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     out = tmp_path / "weights" / "nano.safetensors"
-    digest, step = export_weights(tmp_path / "last.ckpt", out)
-    assert (len(digest), step) == (64, 6)
+    digest, step, start = export_weights(tmp_path / "last.ckpt", out)
+    assert (len(digest), step, start) == (64, 6, "random weights")
     assert out.stat().st_size < 8e6
     with safe_open(out, "pt") as file:
         assert file.metadata()["steps"] == "6"
@@ -232,6 +236,23 @@ def test_resumed_run_equals_an_uninterrupted_one_and_is_exported(tmp_path: Path)
     torch.save({"model": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"a checkpoint of `pretrain`"):
         export_weights(tmp_path / "other.ckpt", out)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_can_start_from_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundled = UnSAM.from_pretrained("nano").sam.state_dict()
+    module = _module(weights="nano", lr=0.0, first_image=7)
+    for name, value in module.sam.state_dict().items():
+        assert torch.equal(value, bundled[name]), name
+    trainer = _trainer(tmp_path, max_steps=1)
+    trainer.fit(module)
+    assert "discs" not in capsys.readouterr().out  # they would undo the weights
+    for name, value in module.average.module.state_dict().items():
+        torch.testing.assert_close(value, bundled[name], msg=name)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert export_weights(tmp_path / "last.ckpt", tmp_path / "on.safetensors")[1:] == (1, "the weights nano")
+    with pytest.raises(UserError, match="checkpoint file"):
+        _module(weights="nowhere.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore")

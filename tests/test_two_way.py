@@ -54,7 +54,7 @@ def test_equals_the_stock_transformer(sam_decoder: Any, images: int, index: list
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-# So small a dropout drops nothing, and takes the way that a GPU takes.
+# So small a dropout drops nothing, and the image's tokens are projected, as dropout needs it.
 @pytest.mark.parametrize("dropout", [0.0, 1e-9, 0.5])
 def test_lora_and_its_dropout_act_as_in_the_stock_order(sam_decoder: Any, dropout: float) -> None:
     config = AdapterConfig(lora_dropout=dropout)

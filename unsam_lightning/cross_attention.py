@@ -1,8 +1,8 @@
 """Attention between few prompt tokens and many image tokens, with SAM-2's own weights and less work.
 
 No image token need be projected: q (W x) = (q W) x, so each head's weights can go to the prompt's side, and products
-with the plain image tokens remain. With T prompt tokens and H heads of width c that costs T H D for each image token
-instead of H c D: less for few prompt tokens, and always less for the last attention, of which two tokens are read.
+with the plain image tokens remain. That costs T H D multiplications for each image token instead of C (D + T): less
+for few prompt tokens, and by far for the last attention, of which our masks read one token or two.
 
 Shapes: B images, P prompts, N image tokens, T prompt tokens, D = width, C = D / 2 = H c, H heads.
 Next in the tour: `two_way.py`.
@@ -30,7 +30,8 @@ def prompts_to_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tens
         keys: Without.
         shared: int64 (P,), the image of each prompt, whose prompts share its tokens.
     """
-    if shared is None and _is_less_unprojected(queries, attention, attention.k_proj, attention.v_proj):
+    unprojected = not _drops(attention.k_proj, attention.v_proj) and _pays_unprojected(attention, queries)
+    if shared is None and unprojected:
         return of_image(attention, queries, placed, keys, lambda scores: scores.softmax(-1))
     q, k, v = attention.q_proj(queries), attention.k_proj(placed), attention.v_proj(keys)
     if shared is not None and len(k) == 1:
@@ -61,7 +62,7 @@ def image_to_prompts(attention: Any, placed: Tensor, queries: Tensor, values: Te
         result: Tensor = out(_attention(q, k, v, heads))
         return result
     # Image tokens along the last dimension: nothing is copied, and the softmax over few tokens runs along many.
-    is_less = _is_less_unprojected(queries, attention, into, out)
+    is_less = _pays_unprojected(attention, queries)
     k = k * (k.shape[-1] // heads) ** -0.5
     if is_less and shared is None:
         scores, bias = scores_of_prompts(k, placed, into, heads)
@@ -143,11 +144,14 @@ def into_image(x: Tensor, weight: Tensor, heads: int) -> Tensor:
     return product.view(heads, count, length, width).transpose(0, 1).reshape(count, heads * length, width)
 
 
-def _is_less_unprojected(queries: Tensor, attention: Any, *projections: Any) -> bool:
-    """Return whether projecting no image token takes fewer multiplications: T H D < C (D + T) for each of these."""
+def _pays_unprojected(attention: Any, queries: Tensor) -> bool:
+    """Return whether attention without projecting the image's tokens takes fewer multiplications.
+
+    On a GPU, whose fused attention keeps no scores in memory, it must take less than half of them.
+    """
     length, width = queries.shape[1:]
-    channels = attention.k_proj.out_features
-    return not _drops(*projections) and length * attention.num_heads * width < channels * (width + length)
+    unprojected = length * attention.num_heads * width * (1 if queries.device.type == "cpu" else 2)
+    return bool(unprojected < attention.k_proj.out_features * (width + length))
 
 
 def _drops(*projections: Any) -> bool:

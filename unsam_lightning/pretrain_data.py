@@ -103,6 +103,10 @@ class PhaseSampler:
                 found=str(batch_size),
                 remedy=f"use a multiple of {world_size} as --model.batch_size",
             )
+        if first_image < 0:
+            raise UserError(
+                expected="the number of a scene, from 0 on", found=str(first_image), remedy="see --model.first_image"
+            )
         self.phases, self.batch_size, self.batches_done = list(phases), batch_size, batches_done
         self.rank, self.world_size, self.first_image = rank, world_size, first_image
 

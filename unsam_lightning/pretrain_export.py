@@ -95,8 +95,8 @@ def _ious(logits: Tensor, truth: Tensor) -> Tensor:
     return (inside & wanted).sum((2, 3)) / (inside | wanted).sum((2, 3)).clamp(min=1)
 
 
-def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> tuple[str, int]:
-    """Write the running average of a `pretrain` checkpoint as float16 safetensors; return its sha256 and its step.
+def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> tuple[str, int, str]:
+    """Write the running average of a `pretrain` checkpoint as float16 safetensors; return its sha256, step and start.
 
     Raises:
         UserError: Not such a checkpoint, or of another architecture.
@@ -119,7 +119,7 @@ def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> t
     with written_aside(out) as aside:
         save_file(half, aside, metadata={"format": "pt", "architecture": architecture, "steps": str(step)})
         aside.chmod(0o644)  # safetensors writes files that only their owner may read
-    return hashlib.sha256(out.read_bytes()).hexdigest(), step
+    return hashlib.sha256(out.read_bytes()).hexdigest(), step, str(content.get("start", "random weights"))
 
 
 def load_exported(path: Path, architecture: str = "nano") -> UnSAM:
@@ -157,7 +157,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--max_images", type=int, help="of each source")
     parser.add_argument("--hardware", default="not stated", help="what it was trained on, for the card")
     options = parser.parse_args(args)
-    digest, step = export_weights(options.checkpoint, options.out)
+    digest, step, start = export_weights(options.checkpoint, options.out)
     model = load_exported(options.out)
     lines = [
         f"| {name} | {m.num_masks:,} | {m.best_of_three:.3f} | {m.single:.3f} | {m.own_choice:.3f} |"
@@ -169,6 +169,7 @@ def main(args: list[str]) -> None:
         numbers=sum(p.numel() for p in model.sam.parameters()),
         sha256=digest,
         step=step,
+        start=start,
         command=shlex.join([str(options.checkpoint), "--sources", *options.sources]),
         hardware=options.hardware,
         seconds=seconds_for_64_prompts(model),
@@ -197,7 +198,7 @@ _CARD = """# {name}: a small SAM-2 for laptops, tests and the quickstart
 - File: `{name}.safetensors`, float16, {size:.1f} MB, sha256 `{sha256}`.
 - Data: scenes drawn by `unsam_lightning/scenes` (seeds below 1,000,000) and nothing else; Apache-2.0 like the package.
 - Training: `python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml`, {step:,} steps
-  on {hardware}; the running average of the weights is what is here.
+  from {start} on {hardware}; the running average of the weights is what is here.
 - Export and numbers: `python -m unsam_lightning pretrain export {command}`.
 - Speed: 64 clicks on one image, the encoder included: {seconds:.2f} s with {threads} thread(s).
 

@@ -43,7 +43,7 @@ class NanoPretraining(LightningModule):
         decay_share: Last share of all steps, in which the learning rate falls linearly to 0.
         weight_decay: Of matrices and filters.
         ema_decay: Of the running average of the weights, which is what is exported.
-        disc_steps: Steps of the start without images, see `pretrain_start.py`.
+        disc_steps: Steps of the start without images, see `pretrain_start.py`; none from `weights`.
         num_workers: Processes that draw scenes, for each training process.
         seed: Of the start, the prompts and everything else drawn.
     """
@@ -74,7 +74,7 @@ class NanoPretraining(LightningModule):
         self.box_share, self.correction_share, self.chain_weight = box_share, correction_share, chain_weight
         self.lr, self.warmup_steps, self.decay_share = lr, warmup_steps, decay_share
         self.weight_decay, self.num_workers, self.seed = weight_decay, num_workers, seed
-        self.first_image = first_image
+        self.first_image, self.start = first_image, "random weights" if weights is None else f"the weights {weights}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if weights is None:
@@ -187,6 +187,10 @@ class NanoPretraining(LightningModule):
 
     def _answer_weights(self) -> Tensor:
         return torch.tensor([1.0] + [self.chain_weight] * (MAX_TARGETS - 1), device=self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say where the run started, for the card."""
+        checkpoint["start"] = self.start
 
     def on_train_batch_end(self, outputs: Any, batch: PromptBatch, batch_idx: int) -> None:
         """Take the new weights into the running average."""

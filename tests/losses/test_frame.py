@@ -63,6 +63,21 @@ def test_is_an_operation_that_torch_can_trace_and_count() -> None:
     torch.library.opcheck(measure_in_frame, (logits[:0], planes, image[:0], mask[:0], 0.25))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_kernel_of_the_gpu_gives_what_torch_does_on_a_gpu(dtype: torch.dtype) -> None:
+    for size in SIZES:
+        *given, target = (each.cuda() for each in case(*size))
+        logits, planes, image, mask = given
+        logits = logits.to(dtype).mT.contiguous().mT  # the same numbers, not contiguous
+        sums, maps = measure_in_frame(logits, planes, image, mask, 0.3)
+        expected_sums, expected_maps = _measure_plainly(logits, target, 0.3)
+        torch.testing.assert_close(sums, expected_sums, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(maps, expected_maps, rtol=1e-4, atol=1e-4)
+    torch.library.opcheck(measure_in_frame, (logits, planes, image, mask, 0.3))
+    torch.library.opcheck(measure_in_frame, (logits[:0], planes, image[:0], mask[:0], 0.3))
+
+
 def test_kernel_of_the_gpu_gives_what_torch_does_in_tritons_interpreter() -> None:
     pytest.importorskip("triton", reason="torch brings Triton on Linux alone")
     # Triton decides when a kernel is defined whether to interpret it, hence another process.

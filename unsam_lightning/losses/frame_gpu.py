@@ -95,7 +95,7 @@ def _measure(
     planes: tl.tensor,  # (B L, S, S)
     plane: tl.tensor,  # (P,): where a mask is
     bit: tl.tensor,  # (P,)
-    sums: tl.tensor,  # (6, P, h, blocks)
+    sums: tl.tensor,  # (P, 6, h, blocks)
     maps: tl.tensor,  # (P, 3, h, w)
     h: tl.tensor,
     w: tl.tensor,
@@ -129,12 +129,12 @@ def _measure(
             *(at_left, at_centre, at_right, words + y * w * ratio, shift, column, w, part_y, is_near_y),
             *(slopes, totals, alpha, ratio),
         )
-    out, place = maps + number * 3 * h * w + row * w + column, sums + (number * h + row) * tl.num_programs(2) + part
+    out = maps + number * 3 * h * w + row * w + column
+    place = sums + (number * 6 * h + row) * tl.num_programs(2) + part
     for k in tl.static_range(3):
         tl.store(out + k * h * w, slopes[k], mask=column < w)
-    step = tl.num_programs(0).to(tl.int64) * h * tl.num_programs(2)
     for k in tl.static_range(6):
-        tl.store(place + k * step, tl.sum(totals[k]))
+        tl.store(place + k * h * tl.num_programs(2), tl.sum(totals[k]))
 
 
 def measure_on_gpu(
@@ -153,9 +153,9 @@ def measure_on_gpu(
     count, height, width = logits.shape
     ratio, blocks = planes.shape[-1] // width, triton.cdiv(width, block)
     maps = logits.new_empty((count, 3, height, width), dtype=torch.float32)
-    partial = logits.new_empty((6, count, height, blocks), dtype=torch.float32)
+    partial = logits.new_empty((count, 6, height, blocks), dtype=torch.float32)
     if count:
         grid = (count, height, blocks)
         with torch.cuda.device_of(logits):  # Triton launches on the current device
             _measure[grid](logits, planes, plane, bit, partial, maps, height, width, alpha, ratio, block)
-    return partial.sum((2, 3)).T, maps
+    return partial.sum((2, 3)), maps

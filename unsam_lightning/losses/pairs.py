@@ -67,9 +67,14 @@ class _MeasuredInFrame(torch.autograd.Function):
         ctx: Any, logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return focal loss, dice loss and true IoU, (P,) each."""
+        # The kernels believe it: enlarging is by whole, even numbers.
+        side, size = planes.shape[-1], logits.shape[-1]
+        assert planes.shape[-2] == side
+        assert logits.shape[-2] == size, logits.shape
+        assert side % (2 * size) == 0, (side, size)
         sums, maps = measure_in_frame(logits, planes, image_index, mask_index, ALPHA)
         focal, area, overlap, truth, inside, both = sums.unbind(1)
-        pixels, total, twice = planes.shape[-2] * planes.shape[-1], area + truth + 1, 2 * overlap + 1
+        pixels, total, twice = side * side, area + truth + 1, 2 * overlap + 1
         true_iou = both / (inside + truth - both).clamp(min=1)
         ctx.mark_non_differentiable(true_iou)
         # 1 - twice / total by the sums of P and P T.
@@ -82,7 +87,7 @@ class _MeasuredInFrame(torch.autograd.Function):
         """Return the gradient of the logits."""
         maps, by_area, by_overlap = ctx.saved_tensors
         factors = torch.stack((by_focal / ctx.pixels, by_dice * by_area, by_dice * by_overlap), 1)
-        gradient = torch.einsum("pm,pmhw->phw", factors, maps)
+        gradient = (factors[..., None, None] * maps).sum(1)
         return gradient.to(ctx.dtype), None, None, None
 
 
