@@ -70,3 +70,16 @@ def test_uneven_batch_is_refused(tiny_run: Path, tmp_path: Path, command: Any) -
 def test_bad_batch_size_on_one_process(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(tiny_run), "--data.batch_size", "100", "--data.num_workers", "0"]) == 2
     assert "expected at least one batch of 100 images; found 11 images" in capsys.readouterr().err
+
+
+def test_two_processes_pretrain_together(tmp_path: Path, command: Any) -> None:
+    config = tmp_path / "pretrain.yaml"
+    model = {"phases": [{"frame": 64, "steps": 3}], "batch_size": 2, "num_prompts": 2, "disc_steps": 1}
+    trainer = {"accelerator": "cpu", "enable_progress_bar": False, "default_root_dir": str(tmp_path / "run")}
+    config.write_text(json.dumps({"model": model | {"num_workers": 0}, "trainer": trainer}))
+    for strategy in ("ddp", "auto"):  # a step by clicks alone uses no box embedding: DDP has to be told
+        args = ["pretrain", "--config", config, "--trainer.devices", "2", "--trainer.strategy", strategy]
+        args += ["--trainer.default_root_dir", tmp_path / strategy]
+        codes, log = command(*args, log=tmp_path / f"{strategy}.log", ranks=2)
+        assert codes == [0, 0], log[-3000:]
+        assert f"step 3 is in {tmp_path / strategy}" in log

@@ -47,8 +47,9 @@ class _PretrainCLI(LightningCLI):
         config = self.config_init.fit
         checkpoints = Checkpoints(self.run_dir, config.checkpoint_every)
         options = config.trainer.as_dict() | kwargs
-        devices = options.get("devices", "auto")
-        if options.get("strategy") in ("auto", "ddp") and (devices if isinstance(devices, int) else device_count()) > 1:
+        devices = str(options.get("devices", "auto"))  # the command line gives "2" as a string
+        processes = int(devices) if devices.isdecimal() else device_count()
+        if options.get("strategy") in ("auto", "ddp") and processes > 1:
             # A step by clicks leaves the embeddings of boxes without a gradient, and the reverse.
             options["strategy"] = "ddp_find_unused_parameters_true"
         options |= {
