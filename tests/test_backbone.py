@@ -76,8 +76,10 @@ def test_architecture_is_guessed_from_the_keys(size: str) -> None:
     state |= {f"image_encoder.trunk.blocks.{n}.norm1.weight": torch.zeros(1) for n in range(sum(stages))}
     guessed = architecture_of(state, "some file")
     assert guessed.startswith("configs/sam2/")
-    newer = architecture_of(state | {"no_obj_embed_spatial": torch.zeros(1, 64)}, "some file")
-    assert backbone._architecture_path(newer) == backbone._architecture_path(size)
+    for only_in_2_1 in ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight"):  # the other may be what is missing
+        newer = architecture_of(state | {only_in_2_1: torch.zeros(1, 64)}, "some file")
+        assert backbone._architecture_path(newer) == backbone._architecture_path(size)
+    assert backbone._architecture_path(guessed) == backbone._architecture_path(f"sam2_{size}")
     assert backbone._architecture_path(guessed).is_file()
 
 
@@ -94,6 +96,7 @@ def test_guessed_architecture_loads_strictly() -> None:
     [
         ({}, "no key image_encoder.trunk.patch_embed.proj.weight"),
         ({"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(96, 3, 7, 7)}, "width 96 with 0 blocks"),
+        ({"image_encoder.trunk.patch_embed.proj.weight": torch.tensor(1.0)}, "no key image_encoder.trunk.patch"),
     ],
 )
 def test_unknown_architecture_asks_for_the_yaml(state: dict[str, torch.Tensor], found: str) -> None:
@@ -234,7 +237,7 @@ def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-@pytest.mark.parametrize("name", ["tiny", NAMES["small"]])
+@pytest.mark.parametrize("name", ["tiny", "sam2_large", NAMES["small"]])
 def test_offline_and_not_in_the_cache_says_so(offline_hub: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"weights of {NAMES.get(name, name)} from the model hub.*pass its path"):
         load_base(name)

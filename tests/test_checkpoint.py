@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from unsam_lightning import backbone
-from unsam_lightning.checkpoint import ADAPTER_FORMAT, describe_adapter, load_adapter, read_adapter
+from unsam_lightning.callbacks import WholeCheckpoints
+from unsam_lightning.checkpoint import ADAPTER_FORMAT, adapter_state, describe_adapter, load_adapter, read_adapter
 from unsam_lightning.decoder import AdapterConfig
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
@@ -110,8 +112,53 @@ def test_problems_of_the_numbers_are_named(model: UnSAM) -> None:
 
 def test_adapter_of_another_shape_is_refused(model: UnSAM) -> None:
     compact = UnSAM.from_pretrained("nano", adapter=AdapterConfig.preset("compact"))
-    with pytest.raises(UserError, match=r"trained tensors of this adapter in a\.ckpt.*adapter shape"):
+    with pytest.raises(UserError, match=r"adapter that a\.ckpt was trained with; found fourier_dim 128 and 32; hidden"):
         load_adapter(compact, adapter_content(model), "a.ckpt")
+
+
+@pytest.mark.parametrize("setting", [{"lora_alpha": 32.0}, {"fourier_temperature": 10.0}])
+def test_settings_that_change_masks_and_no_shape_are_refused(model: UnSAM, setting: dict[str, float]) -> None:
+    other = UnSAM.from_pretrained("nano", adapter=AdapterConfig(**setting))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"found {next(iter(setting))} 1.* and {next(iter(setting.values()))}"):
+        load_adapter(other, adapter_content(model), "a.ckpt")
+    trained_otherwise = UnSAM.from_pretrained("nano", adapter=AdapterConfig(lora_dropout=0.2, warm_start=False))
+    load_adapter(trained_otherwise.eval(), adapter_content(model), "a.ckpt")
+    assert torch.equal(mask_of(trained_otherwise), mask_of(model.eval()))
+
+
+def test_a_merged_model_is_not_saved(model: UnSAM) -> None:
+    with pytest.raises(UserError, match=r"whose LoRA is its own; found one after merge_lora\(\)"):
+        adapter_state(model.merge_lora())
+
+
+def test_the_config_of_the_run_stays_with_its_adapter(model: UnSAM, tmp_path: Path) -> None:
+    model.training_config = "model: {lr: 1}"
+    torch.save(adapter_state(model), tmp_path / "a.ckpt")
+    assert UnSAM.from_pretrained(str(tmp_path / "a.ckpt")).training_config == "model: {lr: 1}"
+
+
+def test_a_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"step": 1}, last)
+
+    def fill(content: Any, file: Any) -> None:
+        file.write(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(UserError, match=f"to write {last}; found No space left"):
+        WholeCheckpoints().save_checkpoint({"step": 2}, last)
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+    assert WholeCheckpoints().load_checkpoint(last, weights_only=True) == {"step": 1}
+
+
+def test_a_checkpoint_never_passes_through_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a move is a copy there, and a kill leaves half a file")
+
+    monkeypatch.setattr(shutil, "move", forbidden)
+    WholeCheckpoints().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"step": 1}
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.999])
@@ -127,6 +174,33 @@ def test_other_formats_are_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "odd.ckpt")
     with pytest.raises(UserError, match=r"adapter checkpoints \(unsam_lightning/adapter/1\)"):
         read_adapter(tmp_path / "odd.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "found"),
+    [
+        ("unsam.base", "nano", "no base with its name and sha256"),
+        ("unsam.base", {"name": "nano"}, "no base with its name and sha256"),
+        ("unsam.adapter", [1], "no adapter"),
+        ("unsam.adapter", {"fourier_dim": "64"}, "fourier_dim '64'"),
+        ("unsam.adapter", {"fourier_dim": 10**12}, "fourier_dim 1000000000000"),
+        ("unsam.adapter", {"hidden_dims": [8, 2.5]}, r"hidden_dims \(8, 2.5\)"),
+        ("unsam.adapter", {"lora_rank": True}, "lora_rank True"),
+        ("unsam.calibration", {"asked": [0.1, 1.0]}, "KeyError 'given'"),
+        ("unsam.calibration", {"asked": [0.1], "given": [0.1], "num_clicks": 1}, "1 and 1 numbers"),
+        ("state_dict", [1], "no state_dict"),
+        ("state_dict", {"model.decoder.token": 3}, "no state_dict"),
+    ],
+)
+def test_what_a_stranger_may_have_written_is_a_user_error(
+    model: UnSAM, place: str, value: Any, found: str, tmp_path: Path
+) -> None:
+    content = adapter_content(model)
+    *parents, last = place.split(".")
+    (content[parents[0]] if parents else content)[last] = value
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=found):
+        UnSAM.from_pretrained(str(tmp_path / "odd.ckpt"))
 
 
 @pytest.mark.parametrize("missing", ["base", "adapter", "state_dict"])

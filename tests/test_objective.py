@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -80,10 +82,12 @@ def test_masks_that_share_a_click_are_asked_by_the_very_same() -> None:
     pair.click_from[1, 4] = 3  # not valid in either
     pair.click_from[0, 2] = 3  # says it holds mask 3, and does not: it gets a click of its own
     pair.first.masks[0, 3] &= ~pair.first.masks[0, 2]
-    valid = pair.first.valid & pair.second.valid
+    valid = pair.valid
     for seed in range(5):
-        clicks = shared_clicks(pair, valid, "uniform", torch.Generator().manual_seed(seed))[:, 0]
+        clicks, numbers = shared_clicks(pair, valid, "uniform", torch.Generator().manual_seed(seed))
+        clicks = clicks[:, 0]
         assert clicks.shape == (8, 2)
+        assert numbers.tolist() == [0, 0, 2, 3, 4, 5, 6, 7]  # the order term compares those that share, and no others
         assert torch.equal(clicks[0], clicks[1])
         cell = (clicks / 4).long()
         masks = pair.first.masks[valid]
@@ -110,5 +114,61 @@ def test_boxes_and_the_order_term_take_part(box_share: float, monkeypatch: pytes
     assert kinds[0] == first
     assert kinds[1][:-1] == first  # the correction adds a click
     assert kinds[2] == first  # the second view
-    assert 0 < float(result.terms["loss_order"]) < 1
+    order = float(result.terms["loss_order"])
+    assert order == 0 if box_share else 0 < order < 1  # boxes share no click
     assert all(bool(torch.isfinite(value)) for value in result.terms.values())
+
+
+def test_what_weighs_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = UnSAM.from_pretrained("nano", seed=1).eval()
+    calls: list[str] = []
+    model.sam.image_encoder.register_forward_pre_hook(lambda _module, args: calls.append(f"encode {len(args[0])}"))
+    model.decoder.register_forward_pre_hook(lambda _module, args: calls.append("decode"))
+    pair, practice = views(), Prompting(num_corrections=3)
+    everything = training_objective(model, pair, LossWeights(), practice)
+    assert calls == ["encode 4", *["decode"] * 5]  # the first view's four answers, the second view's one
+    one_view = replace(pair, second=None)
+    for weights, prompting, passes in (
+        (LossWeights(consistency=0, contrast=0), practice, 4),
+        (LossWeights(consistency=0, contrast=0), replace(practice, first_share=1.0), 1),
+        (LossWeights(focal=0, dice=0, iou=0, consistency=0), practice, 1),
+    ):
+        calls.clear()
+        terms = training_objective(model, one_view, weights, prompting).terms
+        assert calls == ["encode 2", *["decode"] * passes]
+        assert "loss_consistency" not in terms
+        assert ("loss_contrast" in terms) == (weights.contrast > 0)
+    assert {"loss_consistency", "loss_contrast"} <= everything.terms.keys()
+
+
+def test_masks_that_the_second_view_does_not_show_take_part_without_it() -> None:
+    pair = views()
+    pair.other.valid = pair.other.valid.clone()
+    pair.other.valid[0, :3] = False
+    model = UnSAM.from_pretrained("nano", seed=1).eval()
+    weights, prompting = LossWeights(consistency=0, contrast=0), Prompting(num_corrections=0)
+    counts = [
+        training_objective(model, each, weights, prompting).num_masks for each in (pair, replace(pair, second=None))
+    ]
+    assert counts == [5, 8]
+
+
+def test_the_teacher_teaches() -> None:
+    model, teacher = (UnSAM.from_pretrained("nano", seed=1).eval() for _ in range(2))
+    weights, prompting = LossWeights(focal=0, dice=0, iou=0, contrast=0), Prompting()
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        return float(training_objective(model, views(), weights, prompting, teacher=teacher).terms["loss_consistency"])
+
+    before = loss()
+    torch.manual_seed(0)
+    assert before == float(training_objective(model, views(), weights, prompting).terms["loss_consistency"])
+    with torch.no_grad():
+        teacher.decoder.token += 1.0
+    assert abs(loss() - before) > 1e-4
+
+
+def test_negative_weights_are_refused() -> None:
+    with pytest.raises(UserError, match=r"weights .* at least 0; found consistency -1"):
+        LossWeights(consistency=-1)

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from unsam_lightning.__main__ import main
+from unsam_lightning.callbacks import WholeCheckpoints
+from unsam_lightning.cli import main as lightning_main
 
 # Six batches an epoch and eight steps: the run is killed in mid-epoch, and the resumed one crosses into the next epoch.
 KILL_AFTER_STEP = 4
@@ -84,3 +86,21 @@ def test_a_run_that_its_user_stops_says_how_it_goes_on(tiny_run: Path, tmp_path:
 def test_resume_without_a_run_says_so(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(tiny_run), "--ckpt_path", "last"]) == 2
     assert "expected a checkpoint of the last run" in capsys.readouterr().err
+
+
+def test_the_dial_is_calibrated_by_default_and_stays_so_when_a_finished_run_is_asked_again(
+    tiny_run: Path,
+) -> None:
+    args = ["fit", "--config", str(tiny_run), "--test_after_fit", "false", "--data.num_workers", "0"]
+    first = lightning_main(args)
+    fitted = first.model.model.calibration
+    assert fitted is not None
+    assert isinstance(first.trainer.strategy.checkpoint_io, WholeCheckpoints)
+    saved = torch.load(first.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["unsam"]["calibration"]
+    assert saved == fitted.to_dict()
+    again = lightning_main([*args, "--ckpt_path", "last"])
+    assert again.trainer.global_step == 8
+    assert again.model.model.calibration == fitted  # a job that was killed in the test after its training
+    off = lightning_main([*args, "--data.calibration_images", "0"])
+    assert off.model.model.calibration is None
+    assert torch.load(off.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["unsam"]["calibration"] is None

@@ -202,3 +202,13 @@ def test_warp_maps_moves_whole_cells_exactly() -> None:
     torch.testing.assert_close(moved[:, :, :-1, 2:], maps[:, :, 1:, :-2], atol=1e-5, rtol=0)
     assert moved[:, :, :, :2].abs().max() < 1e-5
     assert moved[:, :, -1].abs().max() < 1e-5
+
+
+def test_one_view_is_the_first_of_two() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    batch = batch_of(image, np.ones((1, SIDE, SIDE), dtype=bool), copies=2)
+    two, one = TwoViews(FRAME, GEOMETRY)(batch), TwoViews(FRAME, GEOMETRY, with_second=False)(batch)
+    assert one.second is None
+    assert torch.equal(one.first.images, two.first.images)
+    assert torch.equal(one.first.matrix, two.first.matrix)
+    assert torch.equal(one.valid, one.first.valid)

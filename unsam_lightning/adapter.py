@@ -6,11 +6,13 @@ Next in the tour: `lora.py`.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unsam_lightning.errors import UserError
 
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "out_proj"]
+#: No layer is wider: a checkpoint of a stranger must not ask for all memory.
+_WIDEST = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,16 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         sizes = (self.fourier_dim, *self.hidden_dims)
         dropouts = (self.dropout, self.lora_dropout)
-        if min(sizes) < 1 or self.fourier_dim % 2 or self.lora_rank < 0 or not all(0 <= p < 1 for p in dropouts):
+        good = min(sizes) >= 1 and max(sizes) <= _WIDEST and self.fourier_dim % 2 == 0
+        good = good and self.fourier_temperature > 0 and 0 <= self.lora_rank <= _WIDEST
+        good = good and all(0 <= p < 1 for p in dropouts) and set(self.lora_targets) <= set(get_args(LoraTarget))
+        if not good:
             raise UserError(
-                expected="an even fourier_dim, hidden_dims of at least 1, lora_rank of at least 0, dropouts in [0, 1)",
-                found=f"fourier_dim {self.fourier_dim}, hidden_dims {self.hidden_dims}, lora_rank {self.lora_rank}, "
-                f"dropouts {dropouts}",
+                expected="an even fourier_dim and hidden_dims from 1 to 65536, a fourier_temperature above 0, a "
+                f"lora_rank of at least 0, dropouts in [0, 1), lora_targets of {', '.join(get_args(LoraTarget))}",
+                found=f"fourier_dim {self.fourier_dim}, hidden_dims {self.hidden_dims}, fourier_temperature "
+                f"{self.fourier_temperature:g}, lora_rank {self.lora_rank}, dropouts {dropouts}, "
+                f"lora_targets {self.lora_targets}",
                 remedy="correct the adapter's shape",
             )
 
@@ -73,7 +80,7 @@ class AdapterConfig:
         """Return the config that `to_dict` described.
 
         Raises:
-            UserError: Names that this version does not know, as a later one may have written.
+            UserError: Names that this version does not know, as a later one may have written; values of another type.
         """
         unknown = sorted(values.keys() - {each.name for each in fields(AdapterConfig)})
         if unknown:
@@ -83,7 +90,33 @@ class AdapterConfig:
                 remedy="use the version that wrote the checkpoint, or a later one",
             )
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        default = AdapterConfig()
+        odd = [f"{key} {value!r}" for key, value in plain.items() if not _is_alike(value, getattr(default, key))]
+        if odd:
+            raise UserError(
+                expected="the shape of an adapter", found=", ".join(odd), remedy="pass a checkpoint as `fit` wrote it"
+            )
         return AdapterConfig(**plain)
+
+    def differences(self, other: AdapterConfig) -> list[str]:
+        """Return the settings that change what the same numbers mean, and how both have them."""
+        training_alone = {"dropout", "lora_dropout", "warm_start"}
+        names = [each.name for each in fields(self) if each.name not in training_alone]
+        if self.lora_rank == other.lora_rank == 0:
+            names = [name for name in names if not name.startswith("lora_")]
+        return [
+            f"{name} {getattr(self, name)} and {getattr(other, name)}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+def _is_alike(value: Any, default: Any) -> bool:
+    """Tell whether a value has the type of a default; a whole number will do for a float."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_is_alike(each, default[0]) for each in value)
+    wanted = (int, float) if isinstance(default, float) else type(default)
+    return isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool)
 
 
 _PRESETS = {

@@ -117,18 +117,25 @@ class Asked:
         return Asked(self.image_index, clicks, labels, self.granularity)
 
 
-def shared_clicks(pair: ViewPair, valid: Tensor, sampler: ClickSampler, generator: torch.Generator | None) -> Tensor:
-    """Return the first click (P, 1, 2) of each mask: where it shares one, that of the mask inside it."""
+def shared_clicks(
+    pair: ViewPair, valid: Tensor, sampler: ClickSampler, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Return the first click (P, 1, 2) of each mask, and its number, int64 (P,): prompts that share one have the same.
+
+    Where a mask shares one, it is that of the mask inside it.
+    """
     masks = pair.first.masks
     own = torch.zeros(*valid.shape, 2, device=valid.device)
     own[valid] = first_clicks(masks[valid], generator, sampler)[:, 0]
     image = torch.arange(len(valid), device=valid.device)[:, None]
     shared = own[image, pair.click_from]  # (B, N, 2)
     cell = (shared / STRIDE).long().clamp(0, masks.shape[-1] - 1)
-    # The mask inside may have left one of the views; and a label's parent need not hold every pixel of its child.
+    # The mask inside may have left a view; and a label's parent need not hold every pixel of its child.
     number = torch.arange(valid.shape[1], device=valid.device)
     lies_inside = masks[image, number, cell[..., 1], cell[..., 0]] & valid[image, pair.click_from]
-    return torch.where(lies_inside[..., None], shared, own)[valid][:, None]
+    clicks = torch.where(lies_inside[..., None], shared, own)[valid][:, None]
+    numbers = torch.where(lies_inside, pair.click_from, number) + image * valid.shape[1]
+    return clicks, numbers[valid]
 
 
 def ask_by_click(image_index: Tensor, clicks: Tensor, granularity: Tensor) -> Asked:
@@ -146,10 +153,10 @@ def ask_by_box(image_index: Tensor, masks: Tensor, granularity: Tensor) -> Asked
 def ask_in_second_view(pair: ViewPair, asked: Asked, mask_index: Tensor, by_box: bool) -> tuple[Asked, Tensor]:
     """Return the prompts as the second view shows them, and the indices of those that it shows."""
     if by_box:
-        masks = pair.second.masks[asked.image_index, mask_index]
+        masks = pair.other.masks[asked.image_index, mask_index]
         keep = torch.arange(len(masks), device=masks.device)
         return ask_by_box(asked.image_index, masks, asked.granularity), keep
     matrix = pair.warp()[asked.image_index]
-    moved, is_visible = propagate_clicks(asked.clicks, matrix, pair.second.seen[asked.image_index])
+    moved, is_visible = propagate_clicks(asked.clicks, matrix, pair.other.seen[asked.image_index])
     keep = is_visible.nonzero()[:, 0]
     return Asked(asked.image_index[keep], moved[keep], asked.labels[keep], asked.granularity[keep]), keep

@@ -22,16 +22,21 @@ from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.state_dicts import load_strictly, read_state, split_official
 
-#: Short names of the SAM-2.1 sizes and the hub ids that hold their weights.
+#: Short names and the hub ids that hold their weights: SAM-2.1 by its size alone, SAM-2 with the version in front.
 NAMES: dict[str, str] = {
-    "tiny": "facebook/sam2.1-hiera-tiny",
-    "small": "facebook/sam2.1-hiera-small",
-    "base_plus": "facebook/sam2.1-hiera-base-plus",
-    "large": "facebook/sam2.1-hiera-large",
+    f"{prefix}{size}": f"facebook/{version}-hiera-{size.replace('_', '-')}"
+    for prefix, version in (("", "sam2.1"), ("sam2_", "sam2"))
+    for size in ("tiny", "small", "base_plus", "large")
 }
 
 #: (width of the first stage, number of blocks) of a Hiera trunk -> suffix of sam2's config files.
 _SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
+
+#: Tensors that tell SAM-2.1 from SAM-2; any will do, so that a missing one is named as missing.
+_ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
+
+#: `fourier_temperature` of the official UnSAMv2 models.
+OFFICIAL_TEMPERATURE = 100.0
 
 _NANO_YAML = Path(__file__).parent / "architectures" / "nano.yaml"
 _NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
@@ -56,8 +61,9 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
     """Return a stock SAM-2 in eval mode on the CPU.
 
     Args:
-        name_or_path: "nano", "tiny", "small", "base_plus", "large", a hub id of the sam2 package such as
-            "facebook/sam2.1-hiera-small", or a local file in the layout of SAM-2's releases, {"model": state dict}.
+        name_or_path: "nano"; "tiny", "small", "base_plus", "large" for SAM-2.1, "sam2_tiny" and so on for SAM-2; a hub
+            id of the sam2 package such as "facebook/sam2.1-hiera-small"; or a local file in the layout of SAM-2's
+            releases, {"model": state dict}.
         config: YAML of the architecture, for a local file whose size has no name; guessed from the file otherwise.
 
     Raises:
@@ -72,9 +78,13 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
         state = read_state(path)
         return base_from_state(state, name=path.name, sha256=sha256_file(path), config=config)
     if name_or_path in NAMES or name_or_path.startswith("facebook/"):
-        path = _download(NAMES.get(name_or_path, name_or_path))
+        from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
+
+        hub_id = NAMES.get(name_or_path, name_or_path)
+        path = _download(hub_id)
         state = read_state(path)
-        return base_from_state(state, name=name_or_path, sha256=sha256_file(path), config=config)
+        known = config if config is not None else str(HF_MODEL_ID_TO_FILENAMES[hub_id][0])
+        return base_from_state(state, name=name_or_path, sha256=sha256_file(path), config=known)
     raise UserError(
         expected=f"a model name (nano, {', '.join(NAMES)}), a hub id or a checkpoint file",
         found=repr(name_or_path),
@@ -103,22 +113,7 @@ def build_sam(architecture: str | Path) -> SAM2Base:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    path = _architecture_path(str(architecture))
-    try:
-        tree: Any = OmegaConf.load(path)
-        tree = OmegaConf.to_container(tree, resolve=True)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(
-            expected=f"an architecture yaml at {path}", found=first_line(error), remedy="check the path and the file"
-        ) from None
-    model = tree.get("model", tree) if isinstance(tree, dict) else {}
-    target = model.get("_target_") if isinstance(model, dict) else None
-    if target != "sam2.modeling.sam2_base.SAM2Base":
-        raise UserError(
-            expected="an architecture whose _target_ is sam2.modeling.sam2_base.SAM2Base",
-            found=f"{target!r} in {path}",
-            remedy="pass a SAM-2 image model's yaml",
-        )
+    path, model = _read_architecture(architecture)
     # A yaml may come from a stranger, and instantiate calls whatever it names.
     _refuse_foreign_targets(model, path)
     options = {key: value for key, value in model.items() if key not in ("temperature", "fourier_dim", "lora_rank")}
@@ -135,14 +130,52 @@ def build_sam(architecture: str | Path) -> SAM2Base:
     return sam.eval()
 
 
+def official_temperature(config: str | Path | None) -> float:
+    """Return the highest frequency of an official UnSAMv2 model, which its yaml may say and its checkpoint does not.
+
+    Raises:
+        UserError: As `build_sam`; or no number above 0.
+    """
+    if config is None:
+        return OFFICIAL_TEMPERATURE
+    path, model = _read_architecture(config)
+    value = model.get("temperature", OFFICIAL_TEMPERATURE)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise UserError(
+            expected="a temperature above 0", found=f"{value!r} in {path}", remedy="correct the architecture's yaml"
+        )
+    return float(value)
+
+
+def _read_architecture(architecture: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path of a yaml and the SAM-2 image model that it describes."""
+    path = _architecture_path(str(architecture))
+    try:
+        tree: Any = OmegaConf.load(path)
+        tree = OmegaConf.to_container(tree, resolve=True)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(
+            expected=f"an architecture yaml at {path}", found=first_line(error), remedy="check the path and the file"
+        ) from None
+    model = tree.get("model", tree) if isinstance(tree, dict) else {}
+    target = model.get("_target_") if isinstance(model, dict) else None
+    if target != "sam2.modeling.sam2_base.SAM2Base":
+        raise UserError(
+            expected="an architecture whose _target_ is sam2.modeling.sam2_base.SAM2Base",
+            found=f"{target!r} in {path}",
+            remedy="pass a SAM-2 image model's yaml",
+        )
+    return path, model
+
+
 def architecture_of(state: dict[str, torch.Tensor], name: str) -> str:
     """Return the sam2 config that a state dict belongs to, from its trunk's width and depth and its 2.1 extras."""
     stem = "image_encoder.trunk.patch_embed.proj.weight"
-    if stem in state:
+    if stem in state and state[stem].ndim:
         width = state[stem].shape[0]
         blocks = len({key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")})
         if (width, blocks) in _SIZES:
-            version = "2.1" if "no_obj_embed_spatial" in state else "2"
+            version = "2.1" if any(key in state for key in _ONLY_IN_2_1) else "2"
             return f"configs/sam{version}/sam{version}_hiera_{_SIZES[width, blocks]}.yaml"
         found = f"a trunk of width {width} with {blocks} blocks"
     else:

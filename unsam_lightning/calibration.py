@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import MAX_GRANULARITY, MIN_GRANULARITY, SWEEP
 
 
@@ -46,10 +47,22 @@ class Calibration:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Calibration:
-        """Return the map that `to_dict` described."""
-        return Calibration(
-            asked=tuple(values["asked"]), given=tuple(values["given"]), num_clicks=int(values["num_clicks"])
-        )
+        """Return the map that `to_dict` described.
+
+        Raises:
+            UserError: It is none: two or more numbers to go from, rising, and as many to go to.
+        """
+        try:
+            asked, given = (tuple(float(value) for value in values[name]) for name in ("asked", "given"))
+            found, num_clicks = f"{len(asked)} and {len(given)} numbers", int(values["num_clicks"])
+            is_map = len(asked) == len(given) > 1 and list(asked) == sorted(set(asked))
+        except (KeyError, TypeError, ValueError) as error:
+            found, is_map = f"{type(error).__name__} {error}", False
+        if not is_map:
+            raise UserError(
+                expected="the calibration of a dial", found=found, remedy="pass a checkpoint as `fit` wrote it"
+            )
+        return Calibration(asked=asked, given=given, num_clicks=num_clicks)
 
 
 def fit_calibration(given: Sequence[float], effective: npt.NDArray[np.float64]) -> Calibration | None:

@@ -16,9 +16,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
+from unsam_lightning.aside import explain_write_errors
 from unsam_lightning.calibration import fit_calibration
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.metrics.dial import effective_granularity
@@ -26,6 +28,7 @@ from unsam_lightning.pairs import decode_masks
 from unsam_lightning.prompts import deepest_pixel
 from unsam_lightning.segment.interactive import Predictor
 from unsam_lightning.segment.render import mark_clicks, overlay, paint_hierarchy, tile_rows
+from unsam_lightning.state_dicts import write_checkpoint
 from unsam_lightning.views import ViewPair
 
 
@@ -99,6 +102,27 @@ class Checkpoints(ModelCheckpoint):
         super().on_exception(trainer, module, exception)
         if isinstance(exception, KeyboardInterrupt) and Path(self.last_model_path).is_file():
             rank_zero_info(f"stopped; the same command with --ckpt_path last goes on from {self.last_model_path}")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint aside in its own folder, then renames it.
+
+    Lightning's own goes through the folder for temporary files. From there to another file system, as a cluster's, a
+    move is a copy over the last checkpoint, and a kill in the middle leaves half a file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the checkpoint; a `UserError` where that fails, and the last one is still there."""
+        path = Path(path)
+        with explain_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(checkpoint, path)
+
+    @staticmethod
+    def among(plugins: Any) -> list[Any]:
+        """Return a Trainer's plugins with this one, unless they write checkpoints already."""
+        given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+        return given if any(isinstance(each, CheckpointIO) for each in given) else [*given, WholeCheckpoints()]
 
 
 class Calibrate(Callback):

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from unsam_lightning import __version__
 from unsam_lightning.adapter import AdapterConfig
-from unsam_lightning.backbone import NAMES, base_from_state, load_base
+from unsam_lightning.backbone import NAMES, base_from_state, load_base, official_temperature
 from unsam_lightning.calibration import Calibration
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
-from unsam_lightning.state_dicts import load_safely, read_state, refuse_misfits, split_official
+from unsam_lightning.state_dicts import is_state_dict, load_safely, read_state, refuse_misfits, split_official
 
 ADAPTER_FORMAT = "unsam_lightning/adapter/1"
 
@@ -50,26 +50,42 @@ def from_pretrained(
     _, trained = split_official(state)
     if not trained:
         return UnSAM(stock, adapter, seed)
-    model = UnSAM(stock, _official_shape(trained, path.name))
+    model = UnSAM(stock, _official_shape(trained, path.name, official_temperature(config)))
     load_trained(model, trained, path.name)
     return model
 
 
 def describe_adapter(model: UnSAM) -> dict[str, Any]:
-    """Return what a checkpoint says about its model, in plain values: format, version, base, shape."""
+    """Return what a checkpoint says about its model, in plain values: format, version, base, shape, config."""
     return {
         "format": ADAPTER_FORMAT,
         "version": __version__,
         "base": {"name": model.base_name, "sha256": model.base_sha256},
         "adapter": model.decoder.config.to_dict(),
         "calibration": None if model.calibration is None else model.calibration.to_dict(),
+        "config": model.training_config,
     }
 
 
 def adapter_state(model: UnSAM) -> dict[str, Any]:
-    """Return what an adapter checkpoint must hold: the trained numbers, and what they belong to."""
+    """Return what an adapter checkpoint must hold: the trained numbers, and what they belong to.
+
+    Raises:
+        UserError: LoRA is merged: its numbers are gone.
+    """
+    refuse_merged(model)
     trained = {f"model.{name}": model.get_parameter(name).detach().clone() for name in model.trained_names()}
     return {"unsam": describe_adapter(model), "state_dict": trained}
+
+
+def refuse_merged(model: UnSAM) -> None:
+    """Raise `UserError` for a model whose LoRA is merged: what was trained cannot be taken out again."""
+    if model.decoder.is_merged:
+        raise UserError(
+            expected="a model to save or export whose LoRA is its own",
+            found="one after merge_lora()",
+            remedy="load the checkpoint again, export, and merge afterwards",
+        )
 
 
 def read_adapter(path: Path) -> dict[str, Any]:
@@ -82,8 +98,11 @@ def read_adapter(path: Path) -> dict[str, Any]:
             found="no key 'unsam' of that format",
             remedy="pass a checkpoint that `fit` wrote",
         )
-    missing = [key for key in ("base", "adapter") if key not in about]
-    missing += ["state_dict"] if "state_dict" not in content else []
+    base = about.get("base")
+    names_base = isinstance(base, dict) and all(isinstance(base.get(key), str) for key in ("name", "sha256"))
+    missing = [] if names_base else ["base with its name and sha256"]
+    missing += [] if isinstance(about.get("adapter"), dict) else ["adapter"]
+    missing += [] if is_state_dict(content.get("state_dict")) else ["state_dict"]
     if missing:
         raise UserError(
             expected=f"a complete adapter checkpoint at {path}",
@@ -101,7 +120,7 @@ def _recorded_base(content: dict[str, Any], path: Path) -> str:
     raise UserError(
         expected=f"the base model of {path.name}, the file {name}",
         found="no such file here",
-        remedy="say where it is: UnSAM.from_pretrained(..., base='/path/to/it')",
+        remedy="say where it is: --base PATH of `segment` and `export`, UnSAM.from_pretrained(..., base=PATH)",
     )
 
 
@@ -109,14 +128,23 @@ def load_adapter(model: UnSAM, content: dict[str, Any], where: str) -> None:
     """Load an adapter checkpoint's numbers into a model of the same base and shape.
 
     Raises:
-        UserError: The checkpoint belongs to another base model or to another adapter shape.
+        UserError: The checkpoint belongs to another base model or to another adapter.
     """
     check_base(model, content["unsam"], where)
+    # Some settings, such as lora_alpha, change no number's shape and every mask.
+    recorded = AdapterConfig.from_dict(content["unsam"]["adapter"])
+    if differences := recorded.differences(model.decoder.config):
+        raise UserError(
+            expected=f"the adapter that {where} was trained with",
+            found=f"{'; '.join(differences)} (in the checkpoint, in this model)",
+            remedy="set --model.adapter as the config.yaml of its run does",
+        )
     prefix = "model."
     state = {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
     load_trained(model, state, where)
     calibration = content["unsam"].get("calibration")
     model.calibration = None if calibration is None else Calibration.from_dict(calibration)
+    model.training_config = content["unsam"].get("config")
 
 
 def check_base(model: UnSAM, about: dict[str, Any], where: str) -> None:
@@ -125,7 +153,8 @@ def check_base(model: UnSAM, about: dict[str, Any], where: str) -> None:
     if base["sha256"] != model.base_sha256:
         remedy = f"run with --model.backbone {base['name']} and the same weights"
         if base["name"] == model.base_name:
-            remedy = f"other weights had that name then: use version {about['version']} of this package, or train anew"
+            version = about.get("version")
+            remedy = f"other weights had that name then: use version {version} of this package, or train anew"
         raise UserError(
             expected=f"the base model that {where} was trained on: {base['name']} (sha256 {base['sha256'][:12]})",
             found=f"{model.base_name} (sha256 {model.base_sha256[:12]})",
@@ -148,7 +177,7 @@ def load_trained(model: UnSAM, state: dict[str, Tensor], where: str) -> None:
             parameter.copy_(state[name])
 
 
-def _official_shape(trained: dict[str, Tensor], name: str) -> AdapterConfig:
+def _official_shape(trained: dict[str, Tensor], name: str, temperature: float) -> AdapterConfig:
     first = trained.get("decoder.granularity_encoder.mlp.0.weight")
     second = trained.get("decoder.granularity_encoder.mlp.3.weight")
     ranks = {len(value) for key, value in trained.items() if key.endswith("lora_a")}
@@ -161,6 +190,7 @@ def _official_shape(trained: dict[str, Tensor], name: str) -> AdapterConfig:
     rank = ranks.pop() if ranks else 0
     return AdapterConfig(
         fourier_dim=first.shape[1],
+        fourier_temperature=temperature,
         hidden_dims=(first.shape[0], second.shape[0]),
         own_iou_head=False,
         lora_rank=rank,

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
-from unsam_lightning.callbacks import Calibrate, Checkpoints, Guard, Panels, Progress
+from unsam_lightning.callbacks import Calibrate, Checkpoints, Guard, Panels, Progress, WholeCheckpoints
 from unsam_lightning.checkpoint import load_adapter, read_adapter
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError, first_line
@@ -78,6 +78,8 @@ class _SaveConfig(SaveConfigCallback):
         run_dir = Path(trainer.default_root_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text_aside(run_dir / "config.yaml", text)
+        if isinstance(pl_module, UnSAMModule):
+            pl_module.run_config = text
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams({"config": self.config.as_dict()})
@@ -161,7 +163,7 @@ class UnSAMCLI(LightningCLI):
             own.append(_SaveConfig(parser, asked, overwrite=True, save_to_log_dir=False))
         more = options["callbacks"]
         own += more if isinstance(more, list) else [more] if more is not None else []
-        options |= {"callbacks": own, "logger": loggers}
+        options |= {"callbacks": own, "logger": loggers, "plugins": WholeCheckpoints.among(options["plugins"])}
         return UnSAMTrainer(**options)
 
     def before_fit(self) -> None:

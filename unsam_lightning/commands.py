@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.granularity import LEVELS
+
+if TYPE_CHECKING:
+    from unsam_lightning.model import UnSAM
 
 #: Images with more pixels are refused unread: decompression bombs.
 MAX_PIXELS = 178_000_000
@@ -111,7 +114,9 @@ def export(args: list[str]) -> None:
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of `fit`, or an official UnSAMv2 checkpoint")
     parser.add_argument("--layout", required=True, choices=("adapter", "sam2", "unsamv2"))
     parser.add_argument("--out", required=True, type=Path, help="*.ckpt for adapter; *.pt or *.safetensors otherwise")
-    parser.add_argument("--granularity", type=_granularity, help="for --layout sam2: the one that its single mask has")
+    parser.add_argument(
+        "--granularity", type=_granularity, help="for --layout sam2: that of its single mask, 1.0 by default"
+    )
     parser.add_argument("--base", help="where the checkpoint finds its base model, if not under its recorded name")
     parser.add_argument("--config", type=Path, help="yaml of the base architecture, for sizes that have no name")
     options = parser.parse_args(args)
@@ -125,6 +130,17 @@ def export(args: list[str]) -> None:
     for note in write(model, options.layout, options.out, options.granularity):
         print(f"note: {note}")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+
+
+def _on_device(model: UnSAM, device: str) -> UnSAM:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's, for a name that it does not know and a device that fails
+        raise UserError(
+            expected="a device that torch finds here, such as cpu, cuda or mps",
+            found=f"{device}: {first_line(error)}",
+            remedy="choose another --device",
+        ) from None
 
 
 def segment(args: list[str]) -> None:
@@ -145,6 +161,7 @@ def segment(args: list[str]) -> None:
         "--automatic", action="store_true", help="the levels the image offers there, the first choice *"
     )
     parser.add_argument("--base", help="where the checkpoint finds its base model, if not under its recorded name")
+    parser.add_argument("--config", type=Path, help="yaml of the base architecture, for sizes that have no name")
     parser.add_argument("--out", type=Path, default=Path("segments"), help="folder for the PNG files")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     options = parser.parse_args(args)
@@ -169,7 +186,7 @@ def segment(args: list[str]) -> None:
     image = decode_image(photo.jpeg, str(options.image))
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
     base = {"base": options.base} if options.base else {}
-    model = UnSAM.from_pretrained(options.checkpoint, **base).to(options.device)
+    model = _on_device(UnSAM.from_pretrained(options.checkpoint, options.config, **base), options.device)
     predictor, granularities, first_choice = Predictor(model, image), options.granularity, None
     if options.automatic:
         masks, granularities, ious, first_choice = predictor.offer(clicks, labels)

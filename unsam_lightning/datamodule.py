@@ -128,8 +128,15 @@ class UnSAMData(LightningDataModule):
             )
         for manifest in (images, labels):
             check_files(manifest)
-        frame = self.trainer.lightning_module.model.image_size
-        self.two_views = TwoViews(frame, self.augmentation, with_planes=self.loss_in_frame)
+        module: Any = self.trainer.lightning_module
+        frame, losses = module.model.image_size, module.losses
+        if losses.order > 0 and self.sampling != "paired":
+            raise UserError(
+                expected="--data.sampling paired with --model.losses.order, which compares masks of one click",
+                found=f"--data.sampling {self.sampling}",
+                remedy="set it to paired, or the weight of order to 0",
+            )
+        self.two_views = TwoViews(frame, self.augmentation, self.loss_in_frame, with_second=losses.consistency > 0)
         self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image, self.sampling)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         sampler = BatchSampler(

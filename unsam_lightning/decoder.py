@@ -99,7 +99,7 @@ class GranularityDecoder(nn.Module):
 
     def __init__(self, config: AdapterConfig, sam_decoder: Any, pad_token: Tensor) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.is_merged = config, False
         dim = sam_decoder.transformer_dim
         self.granularity_encoder = GranularityEncoder(config, dim)
         self.token = nn.Parameter(torch.randn(1, dim))
@@ -182,8 +182,9 @@ class GranularityDecoder(nn.Module):
         return masks, iou, token_out, _object_score(sam_decoder, queries) if with_score else None, pixels
 
     def merge_lora(self) -> None:
-        """Fold every LoRA update into its layer, for inference: no cost at run time, no training any more."""
+        """Fold every LoRA update into its layer, for inference: no cost at run time, no training or export any more."""
         merge_lora(self.transformer)
+        self.is_merged = True
 
 
 def stock_answers(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,32 @@ def granularity_scores(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:
         return np.ones_like(side)
     scores = (side - smallest) / (largest - smallest) * (MAX_GRANULARITY - MIN_GRANULARITY) + MIN_GRANULARITY
     return np.asarray(scores, dtype=np.float64)
+
+
+def one_for_each(granularity: Any, count: int, device: torch.device) -> torch.Tensor:
+    """Return granularities float32 (P,) on a device: one for each of `count` prompts, or one for all.
+
+    Args:
+        granularity: A number, or P of them in a tensor, an array or a list.
+        count: P.
+        device: Of the result.
+
+    Raises:
+        UserError: Neither one nor P; a value outside [0.1, 1] (checked on the CPU only: a look at GPU memory would
+            stall it).
+    """
+    import torch
+
+    wanted = torch.as_tensor(granularity, dtype=torch.float32)
+    if wanted.ndim > 1 or wanted.numel() not in (1, count):
+        raise UserError(
+            expected=f"one granularity, or one for each of {count} prompts",
+            found=f"a shape of {tuple(wanted.shape)}",
+            remedy="pass a number or a vector of numbers in [0.1, 1.0]",
+        )
+    if wanted.device.type == "cpu":
+        check_granularity(wanted)
+    return wanted.to(device).expand(count)
 
 
 def check_granularity(granularity: float | torch.Tensor) -> None:

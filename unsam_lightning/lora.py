@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unsam_lightning.adapter import AdapterConfig
+from unsam_lightning.errors import UserError
 
 
 class LoRALinear(nn.Module):
@@ -69,7 +70,11 @@ class LoRALinear(nn.Module):
 
 
 def share_with_lora(transformer: nn.Module, config: AdapterConfig) -> nn.Module:
-    """Return a transformer that shares every parameter with the given one and has LoRA on its attentions."""
+    """Return a transformer that shares every parameter with the given one and has LoRA on its attentions.
+
+    Raises:
+        UserError: No layer has one of the names that shall carry LoRA.
+    """
     shared = copy.deepcopy(transformer, memo={id(parameter): parameter for parameter in transformer.parameters()})
     if config.lora_rank == 0:
         return shared
@@ -78,6 +83,12 @@ def share_with_lora(transformer: nn.Module, config: AdapterConfig) -> nn.Module:
         if child in config.lora_targets and config.lora_blocks in parent and isinstance(module, nn.Linear):
             adapted = LoRALinear(module, config.lora_rank, config.lora_alpha, config.lora_dropout)
             setattr(shared.get_submodule(parent), child, adapted)
+    if not any(isinstance(module, LoRALinear) for module in shared.modules()):
+        raise UserError(
+            expected="lora_targets and lora_blocks that name attentions of the decoder, as token_to_image does",
+            found=f"no layer of {config.lora_targets} below a name with {config.lora_blocks!r}",
+            remedy="correct them, or set lora_rank to 0",
+        )
     return shared
 
 

@@ -20,7 +20,7 @@ from unsam_lightning.backbone import Base
 from unsam_lightning.calibration import Calibration
 from unsam_lightning.decoder import Decoded, Embedding, GranularityDecoder
 from unsam_lightning.errors import UserError
-from unsam_lightning.granularity import check_granularity
+from unsam_lightning.granularity import one_for_each
 
 #: ImageNet statistics, as in SAM2Transforms.
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,6 +43,7 @@ class UnSAM(nn.Module):
         self.sam: Any = base.sam.requires_grad_(False)
         self.base_name, self.base_sha256 = base.name, base.sha256
         self.calibration: Calibration | None = None
+        self.training_config: str | None = None  # YAML of the run that trained the adapter, for its checkpoints
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.decoder = GranularityDecoder(
@@ -140,7 +141,7 @@ class UnSAM(nn.Module):
             embedding: Of B images, from `encode`.
             points_xy: (P, K, 2) pixels of the model's frame, x before y; None with boxes or masks alone.
             labels: (P, K) of any dtype: 1 inside, 0 outside, -1 padding.
-            granularity: A number or (P,) in [0.1, 1]; None for stock SAM-2.
+            granularity: One number or P of them in [0.1, 1], see `one_for_each`; None for stock SAM-2.
             boxes: (P, 4), x0 y0 x1 y1 in the same pixels.
             masks: Mask prompts as logits, (P, 1, h, w) at stride 4.
             image_index: int64 (P,), which image each prompt belongs to. Default: all on the only image, or prompt i
@@ -149,9 +150,8 @@ class UnSAM(nn.Module):
             with_pixels: Give the pixel embeddings too; only with a granularity.
 
         Raises:
-            UserError: A granularity outside [0.1, 1] (checked on the CPU only: a look at GPU memory would stall it),
-                or together with `multimask`; points without labels or the reverse; several images, another number of
-                prompts and no `image_index`.
+            UserError: Granularities that `one_for_each` refuses, or one together with `multimask`; points without
+                labels or the reverse; several images, another number of prompts and no `image_index`.
         """
         if granularity is not None and multimask:
             raise UserError(
@@ -166,9 +166,7 @@ class UnSAM(nn.Module):
             image_index = self._own_image(embedding, count)
         if granularity is None:
             return self._decode_stock(embedding.select(image_index), sparse, dense, multimask)
-        if not isinstance(granularity, Tensor) or granularity.device.type == "cpu":
-            check_granularity(granularity)
-        wanted = self.calibrated(torch.as_tensor(granularity, dtype=torch.float32, device=self.device)).expand(count)
+        wanted = self.calibrated(one_for_each(granularity, count, self.device))
         image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
         stock = self.sam.sam_mask_decoder
         out = self.decoder(stock, embedding, image_index, image_pe, sparse, dense, wanted, with_pixels)
@@ -210,7 +208,7 @@ class UnSAM(nn.Module):
             part.compile(**options)
 
     def merge_lora(self) -> UnSAM:
-        """Fold LoRA into the weights, for inference; the masks stay the same to rounding."""
+        """Fold LoRA into the weights, for inference; the masks stay the same to rounding, training and export end."""
         self.decoder.merge_lora()
         return self
 
@@ -219,11 +217,12 @@ class UnSAM(nn.Module):
         return sorted(name for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def size_report(self) -> str:
-        """Return one line: trainable and total numbers and their ratio."""
+        """Return one line: trainable, total and frozen numbers, and the trainable ones in per cent of the frozen."""
         trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.parameters())
         share = 100 * trainable / (total - trainable)
-        return f"{trainable:,} numbers train, {total - trainable:,} of {self.base_name} are frozen ({share:.3f} %)"
+        frozen = f"{total - trainable:,} of {self.base_name} are frozen"
+        return f"{trainable:,} of {total:,} numbers train, {frozen} ({share:.3f} %)"
 
 
 def _points(points_xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor] | None:

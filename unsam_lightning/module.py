@@ -79,6 +79,7 @@ class UnSAMModule(LightningModule):
         self.evaluation = evaluation
         self.lr, self.min_lr, self.warmup_steps, self.weight_decay = lr, min_lr, warmup_steps, weight_decay
         self.trained_steps = 0
+        self.run_config: str | None = None  # YAML of the run, for its checkpoints; the command line sets it
         self.kept: KeptResults | None = None  # of the evaluation under way; `BenchmarkCallback` sets it
         self.model: UnSAM
 
@@ -97,13 +98,17 @@ class UnSAMModule(LightningModule):
                 self.model.compile()
 
     def on_fit_start(self) -> None:
-        """Say what trains; a dial that was calibrated before is fitted anew after the training."""
-        self.model.calibration = None
+        """Say what trains, and make the teacher."""
         if self.losses.consistency > 0 and self.teaching.decay > 0:
             self.teacher = Teacher(self.model, self.teaching.decay)
             if self._teacher_state is not None:
                 self.teacher.load(self._teacher_state)
+        self.model.training_config = self.run_config
         rank_zero_info(self.model.size_report())
+
+    def on_train_start(self) -> None:
+        """Forget the dial's map, which is fitted anew after the training; not where there is nothing left to train."""
+        self.model.calibration = None
 
     def training_step(self, pair: ViewPair, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its terms."""

@@ -1,4 +1,4 @@
-"""The training objective: two views of a batch go through the model and become the losses.
+"""The training objective: the views of a batch go through the model and become the losses.
 
 Pure functions: a test, a benchmark and `UnSAMModule.training_step` call the same `training_objective`.
 Next in the tour: `metrics/clicker.py`.
@@ -6,7 +6,7 @@ Next in the tour: `metrics/clicker.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unsam_lightning.asking import Asked, Prompting, ask_by_box, ask_by_click, ask_in_second_view, shared_clicks
 from unsam_lightning.decoder import Decoded, Embedding
+from unsam_lightning.errors import UserError
 from unsam_lightning.losses.consistency import consistency_loss
 from unsam_lightning.losses.contrast import patch_contrast_loss
 from unsam_lightning.losses.order import order_loss
@@ -41,6 +42,20 @@ class LossWeights:
     consistency: float = 0.5
     contrast: float = 0.1
     order: float = 0.0
+
+    def __post_init__(self) -> None:
+        negative = [f"{name} {value:g}" for name, value in asdict(self).items() if not value >= 0]
+        if negative:
+            raise UserError(
+                expected="weights of the losses of at least 0",
+                found=", ".join(negative),
+                remedy="see --model.losses.* in `fit --help`; 0 switches a term off",
+            )
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether any of the pair terms counts."""
+        return self.focal + self.dice + self.iou > 0
 
     def pairs(self, terms: PairTerms) -> Tensor:
         """Return the weighted sum of the pair terms."""
@@ -70,29 +85,30 @@ def training_objective(
     generator: torch.Generator | None = None,
     teacher: UnSAM | None = None,
 ) -> StepResult:
-    """Return the losses on two views of a batch.
+    """Return the losses on the views of a batch.
 
-    The masks that both views show take part. In the first view each is asked for by a click (or a box) and its
+    The masks that all its views show take part. In the first view each is asked for by a click (or a box) and its
     granularity, then corrected; the teacher's answer to the same also teaches the second view, and the pixel embeddings
     of the first answer are what patch contrast sharpens.
 
     Args:
         model: On the views' device.
-        pair: The views.
+        pair: The views; the second is needed for the consistency alone.
         weights: Of the terms.
         prompting: How the masks are asked for.
         generator: Source of the clicks; the global one by default.
         teacher: Answers in the first view for the consistency, without gradients; the model itself by default.
     """
-    valid = pair.first.valid & pair.second.valid
+    valid = pair.valid
     image_index, mask_index = valid.nonzero().unbind(1)  # (P,) each
     masks = pair.first.masks[image_index, mask_index]  # (P, h, w)
     # A pure function of the batch, drawn on the host: all prompts of a batch have the same number of points.
     by_box = np.random.default_rng(pair.seed).random() < prompting.box_share
     if by_box:
         asked = ask_by_box(image_index, masks, pair.granularity[image_index, mask_index])
+        click_number = torch.arange(len(masks), device=masks.device)  # no two share anything
     else:
-        clicks = shared_clicks(pair, valid, prompting.sampler, generator)
+        clicks, click_number = shared_clicks(pair, valid, prompting.sampler, generator)
         asked = ask_by_click(image_index, clicks, pair.granularity[image_index, mask_index])
     first, second = _encode(model, pair, both=weights.consistency > 0)
     answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
@@ -102,7 +118,8 @@ def training_objective(
             return pair_terms(decoded.masks[:, 0], masks, decoded.iou[:, 0])
         return pair_terms_in_frame(decoded.masks[:, 0], pair.first.planes, image_index, mask_index, decoded.iou[:, 0])
 
-    answers = [answer, *_corrections(model, first, asked, answer, masks, prompting, generator)]
+    practice = prompting.num_corrections if weights.has_pairs and prompting.first_share != 1 else 0
+    answers = [answer, *_corrections(model, first, asked, answer, masks, prompting, practice, generator)]
     pairs = [terms_of(each) for each in answers]
     loss = prompting.mean(torch.stack([weights.pairs(each) for each in pairs]))
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
@@ -117,8 +134,7 @@ def training_objective(
         terms["loss_contrast"] = patch_contrast_loss(answer.pixels, masks, pair.first.seen[image_index], generator)
         loss = loss + weights.contrast * terms["loss_contrast"]
     if weights.order > 0:
-        click = image_index * valid.shape[1] + pair.click_from[image_index, mask_index]
-        terms["loss_order"] = order_loss(answer.masks[:, 0], asked.granularity, click)
+        terms["loss_order"] = order_loss(answer.masks[:, 0], asked.granularity, click_number)
         loss = loss + weights.order * terms["loss_order"]
     return StepResult(loss, {name: value.detach() for name, value in terms.items()}, len(masks))
 
@@ -130,11 +146,12 @@ def _corrections(
     answer: Decoded,
     masks: Tensor,
     prompting: Prompting,
+    count: int,
     generator: torch.Generator | None,
 ) -> list[Decoded]:
-    """Return the answers after each correction click; the logits before it are the mask prompt."""
+    """Return the answers after each of `count` correction clicks; the logits before it are the mask prompt."""
     answers = []
-    for _ in range(prompting.num_corrections):
+    for _ in range(count):
         previous = answer.masks.detach()
         asked = asked.corrected(previous, masks, generator, prompting.sampler)
         answer = asked.decode(model, embedding, previous, prompting.prompts_per_pass)
@@ -152,7 +169,7 @@ def _consistency(pair: ViewPair, image_index: Tensor, student: Decoded, teacher:
     # The second channel follows the first view's own pixels: where it is not 1, the first view did not see.
     shown = pair.first.seen[image_index, None].float()
     warped = warp_maps(torch.cat((teacher.detach(), shown), 1), pair.warp()[image_index])
-    both_see = (warped[:, 1] > 0.99) & pair.second.seen[image_index]
+    both_see = (warped[:, 1] > 0.99) & pair.other.seen[image_index]
     return consistency_loss(student.masks[:, 0], warped[:, 0], both_see)
 
 
@@ -160,7 +177,7 @@ def _encode(model: UnSAM, pair: ViewPair, both: bool) -> tuple[Embedding, Embedd
     """Return the embeddings of the first view's images and of the second's, in one pass of the frozen encoder."""
     if not both:
         return model.encode(pair.first.images), None
-    together = model.encode(torch.cat((pair.first.images, pair.second.images)))
+    together = model.encode(torch.cat((pair.first.images, pair.other.images)))
     half = len(pair.first.images)
     first, second = (
         Embedding(together.image[part], (together.high_res[0][part], together.high_res[1][part]))

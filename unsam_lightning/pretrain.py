@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from torch.cuda import device_count
 
-from unsam_lightning.callbacks import Checkpoints
+from unsam_lightning.callbacks import Checkpoints, WholeCheckpoints
 from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pretrain_export import main as export
 from unsam_lightning.pretrain_module import NanoPretraining
@@ -57,6 +57,7 @@ class _PretrainCLI(LightningCLI):
             "max_epochs": -1,  # the phases alone say how long
             "max_steps": self.model.num_steps if options["max_steps"] == -1 else options["max_steps"],
             "callbacks": [checkpoints, *(options.get("callbacks") or [])],
+            "plugins": WholeCheckpoints.among(options.get("plugins")),
             "logger": CSVLogger(self.run_dir, name="csv"),
             "use_distributed_sampler": False,
         }

@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from unsam_lightning.aside import write_text_aside, written_aside
+from unsam_lightning.aside import explain_write_errors, write_text_aside
 from unsam_lightning.backbone import Base, build_sam
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import UserError
@@ -25,7 +25,7 @@ from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain_passes import decode_all
 from unsam_lightning.prompts import deepest_pixel
 from unsam_lightning.sources import eval_dataset
-from unsam_lightning.state_dicts import load_safely, load_strictly, read_state
+from unsam_lightning.state_dicts import load_safely, load_strictly, read_state, write_safetensors
 
 #: Prefix of the running average in a checkpoint of `pretrain`.
 _AVERAGE = "average.module."
@@ -101,8 +101,6 @@ def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> t
     Raises:
         UserError: Not such a checkpoint, or of another architecture.
     """
-    from safetensors.torch import save_file
-
     content = load_safely(checkpoint)
     numbers = content.get("state_dict", {}) if isinstance(content, dict) else {}
     state = {key.removeprefix(_AVERAGE): value for key, value in numbers.items() if key.startswith(_AVERAGE)}
@@ -114,11 +112,10 @@ def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> t
         )
     step = int(content["global_step"])
     load_strictly(build_sam(architecture), state, str(checkpoint))
-    half = {name: value.half().contiguous() for name, value in state.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(out) as aside:
-        save_file(half, aside, metadata={"format": "pt", "architecture": architecture, "steps": str(step)})
-        aside.chmod(0o644)  # safetensors writes files that only their owner may read
+    half = {name: value.half() for name, value in state.items()}
+    with explain_write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(half, out, {"architecture": architecture, "steps": str(step)})
     return hashlib.sha256(out.read_bytes()).hexdigest(), step, str(content.get("start", "random weights"))
 
 

@@ -1,4 +1,4 @@
-"""State dicts of strangers: read without pickles, loaded strictly, told apart by their checksum.
+"""Checkpoints and state dicts on disk: written aside, read without pickles, loaded strictly.
 
 Next in the tour: `backbone.py`.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
+from unsam_lightning.aside import written_aside
 from unsam_lightning.errors import UserError, first_line
 
 #: Official names of what trains -> ours, after the LoRA suffixes have been dealt with.
@@ -23,6 +24,25 @@ _OFFICIAL_PREFIXES = {
 }
 _OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
 _OUR_LORA = re.compile(r"decoder\.transformer\.(.+)\.lora_([ab])$")
+
+
+def write_checkpoint(content: Any, path: Path) -> None:
+    """Write what `torch.save` writes; the file is whole under its name, or as it was before.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with written_aside(path) as aside, aside.open("wb") as file:  # torch tells of a full disk only through a file
+        torch.save(content, file)
+
+
+def write_safetensors(state: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a state dict as safetensors, as `write_checkpoint` does."""
+    from safetensors.torch import save
+
+    content = save({name: value.contiguous() for name, value in state.items()}, {"format": "pt"} | metadata)
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
 
 
 def load_safely(path: Path) -> Any:
@@ -51,7 +71,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return dict(content)
     state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not is_state_dict(state):
         found = f"keys {sorted(content)[:5]}" if isinstance(content, dict) else type(content).__name__
         raise UserError(
             expected=f"a checkpoint with the layout {{'model': state dict}} at {path}",
@@ -59,6 +79,13 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             remedy="pass a SAM-2 release, an official UnSAMv2 checkpoint or one of our adapters (.ckpt)",
         )
     return state
+
+
+def is_state_dict(value: Any) -> TypeGuard[dict[str, torch.Tensor]]:
+    """Tell whether this is a dict of tensors by name."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
 
 
 def split_official(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""Two augmented views of a batch, made on its device, and the exact warp between them.
+"""One or two augmented views of a batch, made on its device, and the exact warp between them.
 
 Kornia draws and applies the augmentation of the images and hands out its geometry as one matrix per image; masks and
 clicks follow that matrix, so all three agree to the pixel. Next in the tour: `state_dicts.py`.
@@ -54,11 +54,11 @@ class View:
 
 @dataclass(kw_only=True, slots=True)
 class ViewPair:
-    """Two views of the same batch.
+    """Two views of the same batch, or one.
 
     Args:
         first: One view.
-        second: The other.
+        second: The other; None where no term of the loss looks at it.
         granularity: float32 (B, N), the same in both: a crop does not change what share of its object a mask is.
         click_from: int64 (B, N), see `Sample`.
         keys: B names.
@@ -66,16 +66,27 @@ class ViewPair:
     """
 
     first: View
-    second: View
+    second: View | None
     granularity: Tensor
     click_from: Tensor
     keys: list[str]
     seed: int
 
+    @property
+    def other(self) -> View:
+        """The second view, for terms that need it."""
+        assert self.second is not None
+        return self.second
+
+    @property
+    def valid(self) -> Tensor:
+        """Bool (B, N): the mask takes part in every view that there is."""
+        return self.first.valid if self.second is None else self.first.valid & self.second.valid
+
     def warp(self) -> Tensor:
         """Return float32 (B, 3, 3): pixel of the first view -> pixel of the second."""
         with torch.autocast(self.first.matrix.device.type, enabled=False):  # bfloat16 would be off by pixels
-            warp: Tensor = self.second.matrix @ _inverse(self.first.matrix)
+            warp: Tensor = self.other.matrix @ _inverse(self.first.matrix)
         return warp
 
 
@@ -112,11 +123,13 @@ class TwoViews:
         size: Side S of the model's frame in pixels.
         augmentation: Ranges; None for two views that are the plain resized image.
         with_planes: Give the first view its `planes`, for losses at the image's resolution.
+        with_second: Make the second view, for the consistency.
     """
 
     size: int
     augmentation: Augmentation | None
     with_planes: bool = False
+    with_second: bool = True
     pipeline: AugmentationSequential = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,13 +150,14 @@ class TwoViews:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> ViewPair:
-        """Return two views; a pure function of the batch, whose seed all random numbers come from."""
+        """Return the views; a pure function of the batch, whose seed all random numbers come from."""
         devices = [batch.images.device] if batch.images.is_cuda else []
         # Kornia draws from the global generator: seed a fork of it, so that nothing else notices.
         with torch.random.fork_rng(devices=devices), torch.autocast(batch.images.device.type, enabled=False):
             torch.manual_seed(batch.seed)
             images = batch.images.float() / 255
-            first, second = self._view(images, batch), self._view(images, batch)
+            first = self._view(images, batch)
+            second = self._view(images, batch) if self.with_second else None
             if self.with_planes:
                 first.planes = warp_planes(batch.planes, first.matrix, self.size, stride=1)[0]
         return ViewPair(

@@ -97,7 +97,7 @@ def peak_of_step(model: UnSAM, batch: Batch, weights: LossWeights, prompting: Pr
     pair = TwoViews(model.image_size, None, with_planes=True)(batch)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained)
-    views = [each for view in (pair.first, pair.second) for each in (view.images, view.masks, view.planes)]
+    views = [each for view in (pair.first, pair.other) for each in (view.images, view.masks, view.planes)]
     there = [each for each in views if each is not None]
     with StorageCounter((*model.parameters(), *model.buffers(), *there)) as counter:
         result = training_objective(model, pair, weights, prompting, torch.Generator().manual_seed(0))
