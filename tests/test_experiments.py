@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import WandbLogger
 
 from unsam_lightning.cli import UnSAMCLI, main
 from unsam_lightning.source_file import read_source
@@ -30,7 +31,7 @@ def test_experiment_is_instantiated_and_names_files_that_exist(
     monkeypatch.chdir(ROOT)
     more = ["--trainer.default_root_dir", str(tmp_path), "--wandb.mode", "disabled"]
     cli = main(["fit", "--config", str(path), *more], Instantiated)
-    assert path.read_text().startswith("# "), "an experiment opens with its question and its cost"
+    _check_header(path)
     images = cli.datamodule.images
     assert Path(images).is_file() or f"Needs a folder {images} " in path.read_text(), images
     for source in cli.datamodule.benchmarks:
@@ -44,12 +45,21 @@ def test_ablation_changes_the_experiment_it_names(path: Path, monkeypatch: pytes
     monkeypatch.chdir(ROOT)
     command = re.search(r"^#   (fit .*)$", path.read_text(), re.MULTILINE)
     assert command is not None, "an ablation says how it is run"
+    _check_header(path)
     more = ["--trainer.default_root_dir", str(tmp_path), "--wandb.mode", "disabled"]
     args = command[1].split()
     base, changed = (main([*words, *more], Instantiated).config.fit for words in (args[:3], args))
     assert base.as_dict() != changed.as_dict()
     wanted = yaml.safe_load(path.read_text())
     assert _taken(changed.as_dict(), wanted) == wanted
+
+
+def _check_header(path: Path) -> None:
+    """An experiment opens with the question it asks, the result that is expected, and the cost."""
+    header = re.match(r"(#.*\n)+", path.read_text())
+    assert header is not None
+    for part in ("?", "Expected", "Cost:"):
+        assert part in header[0], f"{path.name} opens without {part}"
 
 
 def _taken(config: Any, like: Any) -> Any:
@@ -72,7 +82,27 @@ def test_sweep_asks_for_parameters_that_exist(path: Path, monkeypatch: pytest.Mo
     words = {"${env}": [], "${interpreter}": [], "-m": [], "${program}": [], "${args}": args}
     command = [word for part in sweep["command"] for word in words.get(part, [part])]
     assert sweep["program"] == "unsam_lightning"
-    main([*command, "--trainer.default_root_dir", str(tmp_path), "--wandb.mode", "disabled"], Instantiated)
+    _check_header(path)
+    cli = main([*command, "--trainer.default_root_dir", str(tmp_path)], Instantiated)
+    (wandb,) = [each for each in cli.trainer.loggers if isinstance(each, WandbLogger)]
+    assert not wandb._offline, "W&B chooses the next run by what this one reports"
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+def test_the_papers_recipe_is_the_papers(size: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """UnSAMv2 (arXiv 2511.13714), section 4.1 and the official training configuration."""
+    monkeypatch.chdir(ROOT)
+    more = ["--trainer.default_root_dir", str(tmp_path), "--wandb.mode", "disabled"]
+    config = main(["fit", "--config", f"experiments/unsamv2_{size}.yaml", *more], Instantiated).config.fit.as_dict()
+    model, data = config["model"], config["data"]
+    assert (model["adapter"], model["backbone"]) == ("official", size)
+    assert (model["lr"], model["min_lr"], model["warmup_steps"], config["trainer"]["max_epochs"]) == (1e-4, 1e-5, 0, 5)
+    assert {name for name, weight in model["losses"].items() if weight} == {"focal", "dice", "iou"}
+    assert (model["losses"]["focal"], model["prompting"]["num_corrections"]) == (20.0, 3)
+    assert (data["batch_size"], data["masks_per_image"], data["sampling"]) == (4, 30, "uniform")
+    assert (data["recipe"]["method"], data["calibration_images"]) == ("divide_conquer", 0)
+    augmentation = data["augmentation"]
+    assert (augmentation["degrees"], augmentation["shear"], augmentation["hue"], augmentation["blur"]) == (25, 20, 0, 0)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data_manifests").glob("*.yaml")), ids=lambda path: path.stem)

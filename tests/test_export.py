@@ -42,7 +42,7 @@ def masks_of(model: UnSAM, granularity: float | None) -> torch.Tensor:
 def test_official_layout_gives_the_same_masks(preset: str, suffix: str, tmp_path: Path) -> None:
     model = changed(preset)
     notes = export(model, "unsamv2", tmp_path / f"mine{suffix}")
-    # The IoU head of the others has no place there; with the 96 numbers of a token of nano the official MLP is 112 wide.
+    # The IoU head of the others has no place there; with tokens of 96 numbers the official MLP is 112 wide.
     assert len(notes) == {"default": 3, "official": 2, "compact": 2}[preset]
     assert any("fixes the granularity's MLP at a width of 112, this one has 192" in each for each in notes) == (
         preset != "compact"
