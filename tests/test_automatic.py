@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from unsam_lightning.automatic import Level, choose_granularity, overlaps, stable_levels
@@ -36,9 +35,25 @@ def test_the_mask_of_the_highest_expected_iou_is_chosen() -> None:
     assert choose_granularity(masks, hypotheses, iou, sharpness=0.0).tolist() == [1, 1, 1]
 
 
-def test_levels_are_the_stretches_that_hardly_change() -> None:
-    levels = stable_levels(strips(0, 2, 2, 8, 9, 9, 3), torch.tensor([0.9, 0.5, 0.6, 0.7, 0.8, 0.75, 0.2]))
-    assert [level[:3] for level in levels] == [(2, 1, 2), (4, 3, 5), (6, 6, 6)]
-    assert [level.score for level in levels] == pytest.approx([0.6, 0.8, 0.2])
-    assert stable_levels(strips(0, 0), torch.tensor([0.5, 0.5])) == []
-    assert stable_levels(strips(4), torch.tensor([0.5])) == [Level(0, 0, 0, 0.5)]
+def test_levels_are_the_plateaus_of_the_sweep() -> None:
+    scores = torch.tensor([0.9, 0.5, 0.6, 0.4, 0.7, 0.8, 0.75, 0.1, 0.2])
+    levels = stable_levels(strips(0, 2, 2, 2, 8, 8, 8, 4, 4), scores)
+    assert levels == [Level(2, 1, 3, scores[2].item()), Level(5, 4, 6, scores[5].item())]  # the last two are too few
+    assert stable_levels(strips(0, 0, 0, 0), scores[:4]) == []
+    assert stable_levels(strips(4), scores[:1]) == []
+
+
+def test_a_mask_that_grows_evenly_offers_no_level() -> None:
+    y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    radius = 4 * 1.15 ** torch.arange(19)[:, None, None]  # the same share of its area at every step
+    discs = radius - torch.hypot(y - 63.5, x - 63.5)
+    assert stable_levels(discs, torch.ones(19)) == []
+    discs[5:10] = discs[7].clone()
+    (level,) = stable_levels(discs, torch.ones(19))
+    assert level[1:3] == (5, 9)
+
+
+def test_plateaus_of_the_same_mask_are_one() -> None:
+    masks = strips(1, 9, 9, 9, 10, 10, 10)
+    (level,) = stable_levels(masks, torch.arange(7) / 10)
+    assert level[:3] == (6, 1, 6)

@@ -1,8 +1,8 @@
 """Automatic granularity: for a click without one, the levels that the image offers and the one to show first.
 
-    decoded = decode_sweep(model, embedding, clicks, labels, SWEEP)
+    decoded = decode_sweep(model, embedding, clicks, labels, FINE_SWEEP)
     stock = model.decode(embedding, clicks, labels, multimask=True)
-    k = choose_granularity(decoded.masks, stock.masks, stock.iou)  # (P,) index into SWEEP
+    k = choose_granularity(decoded.masks, stock.masks, stock.iou)  # (P,) index into FINE_SWEEP
     levels = stable_levels(decoded.masks[0], decoded.iou[0])       # the distinct answers to one click, finest first
 
 Next in the tour: `checkpoint.py`.
@@ -14,6 +14,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+#: Twice as fine as the field's sweep, of which it is every second: plateaus of a tenth of the dial have three samples.
+FINE_SWEEP: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(2, 21))
+#: See `stable_levels`.
+_STANDS, _MIN_SAMPLES, _SAME = 0.7, 3, 0.85
 
 
 class Level(NamedTuple):
@@ -66,26 +71,34 @@ def choose_granularity(masks: Tensor, hypotheses: Tensor, iou: Tensor, sharpness
     return expected.argmax(1)
 
 
-def stable_levels(masks: Tensor, iou: Tensor, min_overlap: float = 0.85) -> list[Level]:
-    """Return the distinct levels of one sweep, finest first.
+def stable_levels(masks: Tensor, iou: Tensor) -> list[Level]:
+    """Return the plateaus of one sweep, finest first: where the mask changes less than elsewhere as the dial turns.
 
-    Neighbours on the sweep belong to one level while each overlaps the one before by `min_overlap`; empty masks belong
+    A plateau is a stretch of at least `_MIN_SAMPLES` masks in which every step changes the mask by at most `_STANDS`
+    times the mean change of a step, a change being 1 - IoU. A dial that changes its mask evenly, as over a smooth sky,
+    has none: the image offers no level there. Neighbouring plateaus that overlap by `_SAME` are one. Empty masks belong
     to none.
 
     Args:
-        masks: Logits (G, h, w) in order of granularity.
+        masks: Logits (G, h, w) in order of granularity, `FINE_SWEEP` say.
         iou: Predicted IoU, (G,).
-        min_overlap: IoU of neighbours within a level.
+
+    Source: the idea of maximally stable extremal regions (Matas et al., BMVC 2002), whose area changes least as a
+        threshold turns.
     """
-    close = (overlaps(masks[None])[0].diagonal(offset=1) >= min_overlap).tolist()
     filled, scores = (masks > 0).flatten(1).any(1).tolist(), iou.float().tolist()
+    overlap = overlaps(masks[None])[0]
+    change = 1 - overlap.diagonal(offset=1)
+    stands = (change <= _STANDS * change.mean()).tolist() if len(change) else []
     levels: list[Level] = []
     first = 0
     for k in range(len(scores)):
-        if k + 1 < len(scores) and close[k] and filled[k] == filled[k + 1]:
+        if k + 1 < len(scores) and stands[k] and filled[k] == filled[k + 1]:
             continue
-        best = max(range(first, k + 1), key=scores.__getitem__)
-        if filled[k]:
+        if filled[k] and k - first + 1 >= _MIN_SAMPLES:
+            if levels and overlap[levels[-1].best, k] >= _SAME:
+                first = levels.pop().first
+            best = max(range(first, k + 1), key=scores.__getitem__)
             levels.append(Level(best, first, k, scores[best]))
         first = k + 1
     return levels

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unsam_lightning.automatic import choose_granularity, stable_levels
+from unsam_lightning.automatic import FINE_SWEEP, choose_granularity, stable_levels
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP, check_granularity
 from unsam_lightning.model import UnSAM
@@ -95,8 +95,8 @@ class Predictor:
     def offer(self, clicks_xy: npt.ArrayLike, labels: Sequence[int]) -> Offered:
         """Return the levels that the image offers at some clicks, without being told a granularity.
 
-        A level is a stretch of the sweep over which the mask hardly changes, see `automatic.stable_levels`; the one to
-        show first contains what `automatic.choose_granularity` chooses.
+        The levels are the plateaus of the sweep, see `automatic.stable_levels`, and what `automatic.choose_granularity`
+        chooses, which is the one to show first.
 
         Args:
             clicks_xy: As in `predict`.
@@ -109,14 +109,18 @@ class Predictor:
             UserError: As `predict`.
         """
         points, inside = self._prompt(clicks_xy, labels)
-        sweep = decode_sweep(self.model, self.embedding, points, inside, SWEEP)
+        sweep = decode_sweep(self.model, self.embedding, points, inside, FINE_SWEEP)
         stock = self.model.decode(self.embedding, points, inside, multimask=True)
-        chosen = int(choose_granularity(sweep.masks, stock.masks, stock.iou)[0])
+        # Among the granularities of the benchmarks, so that their automatic mode is what this shows first.
+        step = FINE_SWEEP.index(SWEEP[1])
+        chosen = step * int(choose_granularity(sweep.masks[:, ::step], stock.masks, stock.iou)[0])
         levels = stable_levels(sweep.masks[0], sweep.iou[0])
-        # The choice stands for its level; an empty one is a level of its own.
+        # The choice stands for its level, or is one more.
         picks = sorted({chosen, *(level.best for level in levels if not level.first <= chosen <= level.last)})
         masks = self._at_image_size(sweep.masks[:, picks])[0]
-        return Offered(masks, [SWEEP[k] for k in picks], sweep.iou[0, picks].float().cpu().numpy(), picks.index(chosen))
+        return Offered(
+            masks, [FINE_SWEEP[k] for k in picks], sweep.iou[0, picks].float().cpu().numpy(), picks.index(chosen)
+        )
 
     def _prompt(self, clicks_xy: npt.ArrayLike, labels: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return points (1, K, 2) in pixels of the model's frame and labels (1, K)."""
