@@ -21,6 +21,7 @@ from unsam_lightning.benchmarks.kept import KeptResults
 from unsam_lightning.checkpoint import adapter_state, load_adapter
 from unsam_lightning.datamodule import BenchmarkItem
 from unsam_lightning.errors import UserError
+from unsam_lightning.losses.contrast import Contrast
 from unsam_lightning.model import UnSAM
 from unsam_lightning.objective import LossWeights, StepResult, training_objective
 from unsam_lightning.teacher import Teacher, Teaching
@@ -36,6 +37,7 @@ class UnSAMModule(LightningModule):
         adapter: Its shape: "default", "official", "compact", or the fields of `AdapterConfig`; a checkpoint of
             ours or an official UnSAMv2 brings its own shape along.
         losses: Weights of the terms.
+        contrast: Of the patch contrast: which patches, how sharply.
         prompting: How the masks of a batch are asked for: corrections, boxes, memory.
         teaching: Of the consistency: whose answer teaches, and from when on.
         lr: Peak learning rate.
@@ -53,6 +55,7 @@ class UnSAMModule(LightningModule):
         backbone_config: str | None = None,
         adapter: Literal["default", "official", "compact"] | AdapterConfig = "default",
         losses: LossWeights = LossWeights(),  # noqa: B008 - frozen, and the signature is where defaults live
+        contrast: Contrast = Contrast(),  # noqa: B008
         prompting: Prompting = Prompting(),  # noqa: B008
         teaching: Teaching = Teaching(),  # noqa: B008
         lr: float = 1e-4,
@@ -73,7 +76,7 @@ class UnSAMModule(LightningModule):
         self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
         self.adapter = adapter if isinstance(adapter, AdapterConfig) else AdapterConfig.preset(adapter)
         self.compile_model = compile
-        self.losses, self.prompting, self.teaching = losses, prompting, teaching
+        self.losses, self.contrast, self.prompting, self.teaching = losses, contrast, prompting, teaching
         self.teacher: Teacher | None = None
         self._teacher_state: dict[str, Any] | None = None
         self.evaluation = evaluation
@@ -123,11 +126,12 @@ class UnSAMModule(LightningModule):
     def step(self, pair: ViewPair) -> StepResult:
         """Return the losses of one batch, without logging them."""
         weights = replace(self.losses, consistency=self.losses.consistency * self.teaching.ramp(self.global_step))
-        if self.teacher is None:
-            return training_objective(self.model, pair, weights, self.prompting)
-        # Before the step and not after it: a checkpoint is written between the two.
-        self.teacher.follow()
-        return training_objective(self.model, pair, weights, self.prompting, teacher=self.teacher.model)
+        teacher = None
+        if self.teacher is not None:
+            # Before the step and not after it: a checkpoint is written between the two.
+            self.teacher.follow()
+            teacher = self.teacher.model
+        return training_objective(self.model, pair, weights, self.prompting, teacher=teacher, contrast=self.contrast)
 
     def validation_step(self, item: BenchmarkItem, batch_idx: int) -> ImageResult:
         """Return what one benchmark image measures; `BenchmarkCallback` gathers the results of all ranks."""

@@ -16,7 +16,7 @@ from unsam_lightning.asking import Asked, Prompting, ask_by_box, ask_by_click, a
 from unsam_lightning.decoder import Decoded, Embedding
 from unsam_lightning.errors import UserError
 from unsam_lightning.losses.consistency import consistency_loss
-from unsam_lightning.losses.contrast import patch_contrast_loss
+from unsam_lightning.losses.contrast import Contrast, OtherView, patch_contrast_loss, sibling_zones
 from unsam_lightning.losses.order import order_loss
 from unsam_lightning.losses.pairs import PairTerms, pair_terms, pair_terms_in_frame
 from unsam_lightning.model import UnSAM
@@ -84,6 +84,7 @@ def training_objective(
     prompting: Prompting,
     generator: torch.Generator | None = None,
     teacher: UnSAM | None = None,
+    contrast: Contrast = Contrast(),  # noqa: B008 - frozen, and the signature is where defaults live
 ) -> StepResult:
     """Return the losses on the views of a batch.
 
@@ -98,6 +99,7 @@ def training_objective(
         prompting: How the masks are asked for.
         generator: Source of the clicks; the global one by default.
         teacher: Answers in the first view for the consistency, without gradients; the model itself by default.
+        contrast: Where patches are contrasted, and how sharply.
     """
     valid = pair.valid
     image_index, mask_index = valid.nonzero().unbind(1)  # (P,) each
@@ -123,15 +125,19 @@ def training_objective(
     pairs = [terms_of(each) for each in answers]
     loss = prompting.mean(torch.stack([weights.pairs(each) for each in pairs]))
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
+    other = None
     if second is not None:
         there, keep = ask_in_second_view(pair, asked, mask_index, by_box)
-        student = there.decode(model, second, prompts_per_pass=prompting.prompts_per_pass)
+        student = there.decode(model, second, None, prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
         taught = answer.masks if teacher is None else _taught(teacher, first, asked, prompting)
         terms["loss_consistency"] = _consistency(pair, there.image_index, student, taught[keep])
         loss = loss + weights.consistency * terms["loss_consistency"]
-    if weights.contrast > 0:
-        assert answer.pixels is not None
-        terms["loss_contrast"] = patch_contrast_loss(answer.pixels, masks, pair.first.seen[image_index], generator)
+        if student.pixels is not None:
+            other = OtherView(student.pixels, pair.other.masks[there.image_index, mask_index[keep]], keep)
+    if answer.pixels is not None:
+        siblings = sibling_zones(pair.first.masks, valid)[image_index, mask_index]
+        seen = pair.first.seen[image_index]
+        terms["loss_contrast"] = patch_contrast_loss(answer.pixels, masks, seen, generator, contrast, siblings, other)
         loss = loss + weights.contrast * terms["loss_contrast"]
     if weights.order > 0:
         terms["loss_order"] = order_loss(answer.masks[:, 0], asked.granularity, click_number)
