@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from unsam_lightning import backbone
-from unsam_lightning.callbacks import WholeCheckpoints
 from unsam_lightning.checkpoint import ADAPTER_FORMAT, adapter_state, describe_adapter, load_adapter, read_adapter
 from unsam_lightning.decoder import AdapterConfig
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
+from unsam_lightning.run_checkpoints import WholeCheckpoints
 
 NANO_YAML = Path(backbone.__file__).parent / "architectures" / "nano.yaml"
 

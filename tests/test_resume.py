@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from unsam_lightning.__main__ import main
-from unsam_lightning.callbacks import WholeCheckpoints
 from unsam_lightning.cli import main as lightning_main
+from unsam_lightning.run_checkpoints import WholeCheckpoints
 
 # Six batches an epoch and eight steps: the run is killed in mid-epoch, and the resumed one crosses into the next epoch.
 KILL_AFTER_STEP = 4

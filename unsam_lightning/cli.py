@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
-from unsam_lightning.callbacks import Calibrate, Checkpoints, Guard, Panels, Progress, WholeCheckpoints
+from unsam_lightning.callbacks import Calibrate, Guard, Panels, Progress
 from unsam_lightning.checkpoint import load_adapter, read_adapter
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError, first_line
@@ -29,6 +29,7 @@ from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
+from unsam_lightning.run_checkpoints import Checkpoints, WholeCheckpoints
 from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, newest_checkpoint, remember
 
 

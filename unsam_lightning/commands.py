@@ -13,6 +13,9 @@ from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.granularity import LEVELS
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from unsam_lightning.model import UnSAM
 
 #: Images with more pixels are refused unread: decompression bombs.
@@ -143,6 +146,16 @@ def _on_device(model: UnSAM, device: str) -> UnSAM:
         ) from None
 
 
+def _read_photo(path: Path) -> npt.NDArray[np.uint8]:
+    from unsam_lightning.image_sample import decode_image
+    from unsam_lightning.photo import prepare_photo
+
+    photo = prepare_photo(path, max_side=10**6, max_pixels=MAX_PIXELS)  # upright and opaque, as in shards
+    if isinstance(photo, str):
+        raise UserError(expected="a readable image", found=f"{path}: {photo}", remedy="check the file")
+    return decode_image(photo.jpeg, str(path))
+
+
 def segment(args: list[str]) -> None:
     """Segment one image by clicks at the granularities asked for; write masks and an overlay as PNG files."""
     parser = _Parser("python -m unsam_lightning segment", description=segment.__doc__)
@@ -169,21 +182,15 @@ def segment(args: list[str]) -> None:
     if not positive:
         parser.error("at least one --click X Y is needed")
 
-    from unsam_lightning.photo import prepare_photo
-
-    photo = prepare_photo(options.image, max_side=10**6, max_pixels=MAX_PIXELS)  # upright and opaque, as in shards
-    if isinstance(photo, str):
-        raise UserError(expected="a readable image", found=f"{options.image}: {photo}", remedy="check the file")
+    image = _read_photo(options.image)
 
     from PIL import Image
 
     from unsam_lightning.aside import explain_write_errors
-    from unsam_lightning.image_sample import decode_image
     from unsam_lightning.model import UnSAM
     from unsam_lightning.segment.interactive import Predictor
     from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows
 
-    image = decode_image(photo.jpeg, str(options.image))
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
     base = {"base": options.base} if options.base else {}
     model = _on_device(UnSAM.from_pretrained(options.checkpoint, options.config, **base), options.device)

@@ -101,17 +101,11 @@ def training_objective(
         teacher: Answers in the first view for the consistency, without gradients; the model itself by default.
         contrast: Where patches are contrasted, and how sharply.
     """
-    valid = pair.valid
-    image_index, mask_index = valid.nonzero().unbind(1)  # (P,) each
+    image_index, mask_index = pair.valid.nonzero().unbind(1)  # (P,) each
     masks = pair.first.masks[image_index, mask_index]  # (P, h, w)
     # A pure function of the batch, drawn on the host: all prompts of a batch have the same number of points.
-    by_box = np.random.default_rng(pair.seed).random() < prompting.box_share
-    if by_box:
-        asked = ask_by_box(image_index, masks, pair.granularity[image_index, mask_index])
-        click_number = torch.arange(len(masks), device=masks.device)  # no two share anything
-    else:
-        clicks, click_number = shared_clicks(pair, valid, prompting.sampler, generator)
-        asked = ask_by_click(image_index, clicks, pair.granularity[image_index, mask_index])
+    by_box = bool(np.random.default_rng(pair.seed).random() < prompting.box_share)
+    asked, click_number = _ask(pair, masks, by_box, prompting, generator)
     first, second = _encode(model, pair, both=weights.consistency > 0)
     answer = asked.decode(model, first, prompts_per_pass=prompting.prompts_per_pass, with_pixels=weights.contrast > 0)
 
@@ -120,9 +114,8 @@ def training_objective(
             return pair_terms(decoded.masks[:, 0], masks, decoded.iou[:, 0])
         return pair_terms_in_frame(decoded.masks[:, 0], pair.first.planes, image_index, mask_index, decoded.iou[:, 0])
 
-    practice = prompting.num_corrections if weights.has_pairs and prompting.first_share != 1 else 0
-    answers = [answer, *_corrections(model, first, asked, answer, masks, prompting, practice, generator)]
-    pairs = [terms_of(each) for each in answers]
+    corrected = _corrections(model, first, asked, answer, masks, prompting, generator) if weights.has_pairs else []
+    pairs = [terms_of(each) for each in (answer, *corrected)]
     loss = prompting.mean(torch.stack([weights.pairs(each) for each in pairs]))
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
     other = None
@@ -135,7 +128,7 @@ def training_objective(
         if student.pixels is not None:
             other = OtherView(student.pixels, pair.other.masks[there.image_index, mask_index[keep]], keep)
     if answer.pixels is not None:
-        siblings = sibling_zones(pair.first.masks, valid)[image_index, mask_index]
+        siblings = sibling_zones(pair.first.masks, pair.valid)[image_index, mask_index]
         seen = pair.first.seen[image_index]
         terms["loss_contrast"] = patch_contrast_loss(answer.pixels, masks, seen, generator, contrast, siblings, other)
         loss = loss + weights.contrast * terms["loss_contrast"]
@@ -145,6 +138,22 @@ def training_objective(
     return StepResult(loss, {name: value.detach() for name, value in terms.items()}, len(masks))
 
 
+def _ask(
+    pair: ViewPair,
+    masks: Tensor,
+    by_box: bool,
+    prompting: Prompting,
+    generator: torch.Generator | None,
+) -> tuple[Asked, Tensor]:
+    """Return the first prompts of the valid masks, and numbers (P,) that those have in common which share a click."""
+    valid = pair.valid
+    image_index, granularity = valid.nonzero()[:, 0], pair.granularity[valid]
+    if by_box:
+        return ask_by_box(image_index, masks, granularity), torch.arange(len(masks), device=masks.device)
+    clicks, click_number = shared_clicks(pair, valid, prompting.sampler, generator)
+    return ask_by_click(image_index, clicks, granularity), click_number
+
+
 def _corrections(
     model: UnSAM,
     embedding: Embedding,
@@ -152,12 +161,11 @@ def _corrections(
     answer: Decoded,
     masks: Tensor,
     prompting: Prompting,
-    count: int,
     generator: torch.Generator | None,
 ) -> list[Decoded]:
-    """Return the answers after each of `count` correction clicks; the logits before it are the mask prompt."""
+    """Return the answers after each correction click; none where they do not count; the logits before it are the mask prompt."""
     answers = []
-    for _ in range(count):
+    for _ in range(prompting.num_corrections if prompting.first_share != 1 else 0):
         previous = answer.masks.detach()
         asked = asked.corrected(previous, masks, generator, prompting.sampler)
         answer = asked.decode(model, embedding, previous, prompting.prompts_per_pass)

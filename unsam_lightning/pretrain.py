@@ -17,10 +17,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from torch.cuda import device_count
 
-from unsam_lightning.callbacks import Checkpoints, WholeCheckpoints
 from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pretrain_export import main as export
 from unsam_lightning.pretrain_module import NanoPretraining
+from unsam_lightning.run_checkpoints import Checkpoints, WholeCheckpoints
 
 
 class _PretrainCLI(LightningCLI):
