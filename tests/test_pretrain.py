@@ -11,11 +11,13 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors import safe_open
 
+from unsam_lightning import pretrain_module
 from unsam_lightning.backbone import build_sam
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import UserError
 from unsam_lightning.losses.multimask import multimask_terms, pairwise_costs
+from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain import main
 from unsam_lightning.pretrain_data import Phase, PhaseSampler, ScenePrompts, choose_masks, noisy_box
@@ -317,3 +319,11 @@ def test_one_click_iou_by_a_model_that_answers_with_known_masks(monkeypatch: pyt
     assert result.own_choice == pytest.approx((0.5 + 0.25) / 2)
     with pytest.raises(UserError, match="5000 px"):
         one_click_iou(UnSAM.from_pretrained("nano"), [sample], min_area_px=5000)
+
+
+def test_the_card_is_that_of_the_bundled_weights() -> None:
+    weights = Path(pretrain_module.__file__).parent / "weights" / "nano.safetensors"
+    card = weights.with_suffix(".md").read_text()
+    assert f"{weights.stat().st_size / 1e6:.1f} MB, sha256 `{sha256_file(weights)}`" in card
+    with safe_open(weights, "pt") as file:
+        assert f"{int(file.metadata()['steps']):,} steps" in card

@@ -163,7 +163,7 @@ def _corrections(
     prompting: Prompting,
     generator: torch.Generator | None,
 ) -> list[Decoded]:
-    """Return the answers after each correction click; none where they do not count; the logits before it are the mask prompt."""
+    """Return the answers after each correction click, if they count; the logits before it are the mask prompt."""
     answers = []
     for _ in range(prompting.num_corrections if prompting.first_share != 1 else 0):
         previous = answer.masks.detach()

@@ -35,7 +35,9 @@ def two_way(
         tokens: Prompt tokens, (P, T, D).
         wanted: Which of them are read: the last attention is theirs alone.
 
-    Differs: the result of `TwoWayTransformer` differs by rounding (a test holds it to 1e-5).
+    Differs: the result of `TwoWayTransformer` differs by rounding (a test holds it to 1e-5). In training with dropout
+        in LoRA, the prompts of an image share its draw on the image's tokens in the first layer; the official code
+        draws for each.
     """
     positions = rows_of(image_pe)  # (1, N, D)
     same_for_all = is_same_for_all(dense)
