@@ -1,6 +1,8 @@
 import copy
 import functools
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -181,3 +183,16 @@ def test_numbers_of_every_size(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         total = EXTRA[preset] + SIZES[name]
         report = f"{EXTRA[preset]:,} of {total:,} numbers train, {SIZES[name]:,} of {name} are frozen ({share:.3f} %)"
         assert model.size_report() == report
+
+
+def test_lora_that_no_layer_carries_is_refused(small: torch.nn.Module) -> None:
+    with pytest.raises(UserError, match=r"name attentions of the decoder.*crossattn"):
+        adapter_of(small, AdapterConfig(lora_blocks="crossattn"))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"fourier_temperature": -2.5}, {"lora_targets": ("q_proj", "x_proj")}, {"hidden_dims": (10**6,)}]
+)
+def test_impossible_shapes_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=re.escape(str(next(iter(setting.values())))[:6])):
+        AdapterConfig(**setting)

@@ -1,5 +1,6 @@
 """The model against stock SAM-2 and against the official UnSAMv2 model's recorded outputs."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,28 @@ def test_size_report_counts() -> None:
         f"{trained:,} of {trained + frozen:,} numbers train, {frozen:,} of nano are frozen "
         f"({100 * trained / frozen:.3f} %)"
     )
+
+
+def test_a_decoder_without_fine_features_is_refused(nano: UnSAM) -> None:
+    sam = copy.deepcopy(nano.sam)
+    sam.sam_mask_decoder.use_high_res_features = False
+    with pytest.raises(UserError, match="features at strides 4 and 8"):
+        UnSAM(Base(sam=sam, name="coarse", sha256=""))
+
+
+def test_an_image_that_is_not_there_is_refused(nano: UnSAM, one: Embedding) -> None:
+    with pytest.raises(UserError, match="image_index below 1, the number of images; found 7"):
+        nano.decode(one, torch.zeros(2, 1, 2), torch.ones(2, 1), 0.5, image_index=torch.tensor([0, 7]))
+
+
+@pytest.mark.parametrize("several", [[0.2, 0.9], np.array([0.2, 0.9]), np.float32(0.2), torch.tensor([0.2, 0.9])])
+def test_granularities_may_come_as_any_numbers(nano: UnSAM, one: Embedding, several: Any) -> None:
+    clicks = torch.tensor([[[99.0, 50.0]], [[30.0, 200.0]]])
+    masks = nano.decode(one, clicks, torch.ones(2, 1), several).masks
+    first = nano.decode(one, clicks[:1], torch.ones(1, 1), 0.2).masks
+    assert torch.allclose(masks[:1], first, atol=1e-4)
+    with pytest.raises(UserError, match=r"one for each of 2 prompts; found a shape of \(3,\)"):
+        nano.decode(one, clicks, torch.ones(2, 1), [0.1, 0.2, 0.3])
 
 
 @torch.no_grad()

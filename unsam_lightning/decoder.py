@@ -16,6 +16,7 @@ from sam2.modeling.sam2_utils import MLP
 from torch import Tensor, nn
 
 from unsam_lightning.adapter import AdapterConfig
+from unsam_lightning.errors import UserError
 from unsam_lightning.lora import merge_lora, share_with_lora
 from unsam_lightning.two_way import PLAIN, Arithmetic, in_pixel_order, logits_of, upscaled
 
@@ -95,10 +96,19 @@ class GranularityDecoder(nn.Module):
         config: Its shape.
         sam_decoder: The stock mask decoder whose transformer is shared. It is not registered here: `forward` gets it.
         pad_token: SAM's embedding of "no point", (1, D); where a warm start begins.
+
+    Raises:
+        UserError: A decoder without the encoder's finer features, or no layer with a name that shall carry LoRA.
     """
 
     def __init__(self, config: AdapterConfig, sam_decoder: Any, pad_token: Tensor) -> None:
         super().__init__()
+        if not sam_decoder.use_high_res_features:
+            raise UserError(
+                expected="a SAM-2 whose decoder sees the encoder's features at strides 4 and 8",
+                found="use_high_res_features_in_sam: false in its architecture",
+                remedy="set it to true, as all released SAM-2 have it",
+            )
         self.config, self.is_merged = config, False
         dim = sam_decoder.transformer_dim
         self.granularity_encoder = GranularityEncoder(config, dim)

@@ -164,6 +164,12 @@ class UnSAM(nn.Module):
         count = len(sparse)
         if image_index is None:
             image_index = self._own_image(embedding, count)
+        elif image_index.device.type == "cpu" and count and int(image_index.max()) >= len(embedding.image):
+            raise UserError(
+                expected=f"image_index below {len(embedding.image)}, the number of images",
+                found=str(int(image_index.max())),
+                remedy="count from 0",
+            )
         if granularity is None:
             return self._decode_stock(embedding.select(image_index), sparse, dense, multimask)
         wanted = self.calibrated(one_for_each(granularity, count, self.device))
