@@ -138,6 +138,9 @@ def test_granularity_and_click_out_of_range(fails: Fails, photos: Path) -> None:
     assert "(60.0, 5.0)" in fails("segment", photos / "a.png", "--click", 60, 5)
     assert "--click" in fails("segment", photos / "a.png")
     assert "nowhere.png" in fails("segment", photos / "nowhere.png", "--click", 1, 1)
+    for device in ("gpu", "cuda:99"):
+        line = fails("segment", photos / "a.png", "--click", 5, 5, "--device", device)
+        assert f"such as cpu, cuda or mps; found {device}: " in line
     assert not list(photos.glob("*_g*.png"))
 
 
@@ -146,6 +149,9 @@ def test_granularity_and_click_out_of_range(fails: Fails, photos: Path) -> None:
     [
         ("--data.num_workers", "-1", "num_workers -1"),
         ("--model.lr", "0", "lr 0"),
+        ("--model.losses.contrast", "-1", "contrast -1"),
+        ("--model.contrast.temperature", "0", "temperature > 0"),
+        ("--model.losses.order", "1", "--data.sampling balanced"),
         ("--data.masks_per_image", "0", "masks_per_image 0"),
         ("--trainer.precision", "bf16-true", "bf16-true"),
         ("--trainer.accelerator", "cuda", "a trainer that Lightning can build here"),

@@ -101,6 +101,8 @@ def test_the_dial_is_calibrated_by_default_and_stays_so_when_a_finished_run_is_a
     again = lightning_main([*args, "--ckpt_path", "last"])
     assert again.trainer.global_step == 8
     assert again.model.model.calibration == fitted  # a job that was killed in the test after its training
-    off = lightning_main([*args, "--data.calibration_images", "0"])
+    off = lightning_main([*args, "--data.calibration_images", "0", "--model.losses.consistency", "0"])
+    assert first.datamodule.two_views.with_second
+    assert not off.datamodule.two_views.with_second  # what weighs nothing is not made
     assert off.model.model.calibration is None
     assert torch.load(off.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["unsam"]["calibration"] is None

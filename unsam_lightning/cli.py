@@ -170,6 +170,7 @@ class UnSAMCLI(LightningCLI):
     def before_fit(self) -> None:
         """Make the labels first where there are none, and say so."""
         self._check_checkpoint()
+        self.datamodule.check_losses(self.model.losses)
         if self.datamodule.labels is None:
             if self.trainer.is_global_zero:
                 print(f"labels: making what is missing for {self.datamodule.images}")

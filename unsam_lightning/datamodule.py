@@ -19,6 +19,7 @@ from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import Manifest, check_files, read_manifest
 from unsam_lightning.mask_sampling import Sampling
+from unsam_lightning.objective import LossWeights
 from unsam_lightning.pairs import PairDataset
 from unsam_lightning.pseudo_labels.recipe import LabelRecipe
 from unsam_lightning.sources import eval_dataset, image_manifest
@@ -106,6 +107,15 @@ class UnSAMData(LightningDataModule):
                 expected="numbers that a run can have", found="; ".join(problems), remedy="see --data.* in `fit --help`"
             )
 
+    def check_losses(self, losses: LossWeights) -> None:
+        """Refuse a loss that these batches give nothing to measure."""
+        if losses.order > 0 and self.sampling != "paired":
+            raise UserError(
+                expected="--data.sampling paired with --model.losses.order, which compares masks of one click",
+                found=f"--data.sampling {self.sampling}",
+                remedy="set it to paired, or the weight of order to 0",
+            )
+
     def prepare_data(self) -> None:
         """Pack training images that are not shards yet; one process does it for all."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
@@ -130,12 +140,7 @@ class UnSAMData(LightningDataModule):
             check_files(manifest)
         module: Any = self.trainer.lightning_module
         frame, losses = module.model.image_size, module.losses
-        if losses.order > 0 and self.sampling != "paired":
-            raise UserError(
-                expected="--data.sampling paired with --model.losses.order, which compares masks of one click",
-                found=f"--data.sampling {self.sampling}",
-                remedy="set it to paired, or the weight of order to 0",
-            )
+        self.check_losses(losses)
         self.two_views = TwoViews(frame, self.augmentation, self.loss_in_frame, with_second=losses.consistency > 0)
         self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image, self.sampling)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress

@@ -27,6 +27,7 @@ from unsam_lightning.benchmarks.op_count import OpCounter
 from unsam_lightning.benchmarks.step_speed import compare_clicks, compare_losses, compare_steps
 from unsam_lightning.benchmarks.train_account import (
     OUR_STEPS,
+    PAIRS_ALONE,
     count_decode,
     count_our_step,
     count_reference_step,
@@ -36,8 +37,12 @@ from unsam_lightning.errors import exit_with_one_line
 _PARTS = ("step", "account", "loss", "clicks", "loader")
 
 
-def account(name: str, num_images: int, num_masks: int, prompting: Prompting) -> None:
-    """Print the counts of a step and of a decoder pass, ours and the reference's; targets are for the official size."""
+def account(name: str, num_images: int, num_masks: int, prompting: Prompting) -> bool:
+    """Print the counts of a step and of a decoder pass, ours and the reference's; return whether targets are met.
+
+    They are for the official size and, of the steps, for the reference's own objective; it has none of the other terms.
+    """
+    met = []
     is_official = (name, num_images, num_masks, prompting.num_corrections) == ("small", 2, 30, 3)
     theirs = count_reference_step(name, num_images, num_masks, prompting.num_corrections)
     clicks = f"(1 + {prompting.num_corrections}) clicks"
@@ -47,10 +52,12 @@ def account(name: str, num_images: int, num_masks: int, prompting: Prompting) ->
     print(f"  reference, without a memory encoder: {_counts(theirs)}")
     for step in OUR_STEPS:
         ours = count_our_step(name, num_images, num_masks, step, prompting)
-        wanted = _target("190 GB, 5,800 kernels", ours.moved_bytes <= 190e9 and ours.kernels <= 5800)
+        is_within = ours.moved_bytes <= 190e9 and ours.kernels <= 5800
+        wanted = _target("190 GB, 5,800 kernels", is_within) if is_official and step.weights is PAIRS_ALONE else ""
+        met.append(is_within or not wanted)
         print(
             f"  ours, {step.title}: {_counts(ours)}; {theirs.moved_bytes / ours.moved_bytes:.2f} times fewer bytes, "
-            f"{theirs.kernels / ours.kernels:.2f} times fewer kernels{wanted if is_official else ''}"
+            f"{theirs.kernels / ours.kernels:.2f} times fewer kernels{wanted}"
         )
     points = 64
     ours, theirs = count_decode(name, points)
@@ -59,11 +66,14 @@ def account(name: str, num_images: int, num_masks: int, prompting: Prompting) ->
         print("  the official code, counted elsewhere: 34.3 GB, 3.93 GFLOP a point")
     for title, each in (("reference", theirs), ("ours", ours)):
         print(f"  {title}: {_counts(each)}, {each.flops / points / 1e9:.3g} GFLOP a point")
-    wanted = _target("15 GB, 2.8 GFLOP a point", ours.moved_bytes <= 15e9 and ours.flops / points <= 2.8e9)
+    is_within = ours.moved_bytes <= 15e9 and ours.flops / points <= 2.8e9
+    wanted = _target("15 GB, 2.8 GFLOP a point", is_within) if name == "small" else ""
+    met.append(is_within or not wanted)
     print(
         f"  {theirs.moved_bytes / ours.moved_bytes:.2f} times fewer bytes, {theirs.flops / ours.flops:.2f} times fewer "
-        f"FLOPs{wanted if name == 'small' else ''}"
+        f"FLOPs{wanted}"
     )
+    return all(met)
 
 
 def _counts(counter: OpCounter) -> str:
@@ -76,7 +86,7 @@ def _target(text: str, is_met: bool) -> str:
 
 
 def main(args: Iterable[str] | None = None) -> int:
-    """Measure, print and return the exit code."""
+    """Measure, print and return the exit code: 1 if ours and the reference disagree or a count misses its target."""
     parser = argparse.ArgumentParser(
         prog="python -m unsam_lightning.benchmarks.train_speed",
         description=__doc__,
@@ -100,11 +110,12 @@ def main(args: Iterable[str] | None = None) -> int:
     options = parser.parse_args(None if args is None else list(args))
     torch.set_num_threads(1)
     prompting = Prompting(num_corrections=options.corrections, prompts_per_pass=options.prompts_per_pass)
-    parts, same = options.parts or _PARTS, []
+    parts = options.parts or _PARTS
+    same = []  # of each part: ours and the reference agree; counts are what they should be
     if "step" in parts:
         same.append(compare_steps(options.model or "nano", options.masks, prompting, options.rounds))
     if "account" in parts:
-        account(options.model or "small", options.account_images, options.account_masks, prompting)
+        same.append(account(options.model or "small", options.account_images, options.account_masks, prompting))
     if "loss" in parts:
         same.append(compare_losses(options.masks, options.side, options.rounds))
     if "clicks" in parts:
