@@ -49,17 +49,16 @@ def test_clicks_lie_in_all_their_targets() -> None:
         assert bool(item.is_target[:, 0].all())
 
 
-@pytest.mark.parametrize("even_share", [0.5, 0.75])
-def test_a_share_of_the_masks_is_drawn_evenly_over_sizes(even_share: float) -> None:
+def test_half_of_the_masks_are_drawn_evenly_over_sizes() -> None:
     masks = make_scene(3, 128).masks
-    drawn = choose_masks(np.random.default_rng(0), masks, 128, 8000, even_share)
+    drawn = choose_masks(np.random.default_rng(0), masks, 128, 8000)
     share = masks.mean((1, 2))
     is_large = share * 32**2 >= 1.5
     assert is_large[drawn].all()
     sizes = np.floor(np.log(share) / np.log(4))
     kinds, counts = np.unique(sizes[is_large], return_counts=True)
     assert len(kinds) >= 3
-    wanted = even_share / len(kinds) + (1 - even_share) * counts / counts.sum()
+    wanted = 0.5 / len(kinds) + 0.5 * counts / counts.sum()
     assert [(sizes[drawn] == kind).mean() for kind in kinds] == pytest.approx(wanted, abs=0.02)
 
 

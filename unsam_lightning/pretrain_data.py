@@ -27,6 +27,8 @@ MAX_TARGETS = 3
 _ASPECTS, _SHARES = (1.0, 1.5, 2 / 3), (0.5, 0.35, 0.15)
 #: Smallest wanted mask, in pixels of the decoder's map.
 _MIN_CELLS = 1.5
+#: Share of the masks that are drawn evenly; the others are drawn evenly over sizes.
+_UNIFORM = 0.5
 #: A deep click lies at least this share of the largest distance to the mask's border away from it.
 _DEEP = 0.7
 
@@ -127,12 +129,11 @@ class ScenePrompts(Dataset[PromptBatch]):
     Args:
         num_prompts: Prompts for each image, P.
         deep_share: Share of clicks that lie deep inside their mask; the others are uniform over it.
-        even_share: See `choose_masks`.
         seed: Of aspects, masks and prompts; the scenes themselves follow from the image's number alone.
     """
 
-    def __init__(self, num_prompts: int, deep_share: float = 0.75, even_share: float = 0.5, seed: int = 0) -> None:
-        self.num_prompts, self.deep_share, self.even_share, self.seed = num_prompts, deep_share, even_share, seed
+    def __init__(self, num_prompts: int, deep_share: float = 0.75, seed: int = 0) -> None:
+        self.num_prompts, self.deep_share, self.seed = num_prompts, deep_share, seed
 
     def __getitem__(self, key: tuple[int, int]) -> PromptBatch:
         number, frame = key
@@ -144,7 +145,7 @@ class ScenePrompts(Dataset[PromptBatch]):
         image, masks = scene.image, scene.masks
         if size != (frame, frame):
             image = cv2.resize(image, (frame, frame), interpolation=cv2.INTER_AREA)
-        wanted = choose_masks(rng, masks, frame, self.num_prompts, self.even_share)
+        wanted = choose_masks(rng, masks, frame, self.num_prompts)
         clicks = np.array([self._click(rng, masks[n]) for n in wanted])  # (P, 2) x, y in pixels of the scene
         scale = frame / np.array(size[::-1])
         boxes = np.stack([noisy_box(rng, masks[n]) for n in wanted]) * np.tile(scale, 2)
@@ -171,14 +172,13 @@ class ScenePrompts(Dataset[PromptBatch]):
 
 
 def choose_masks(
-    rng: np.random.Generator, masks: npt.NDArray[np.bool_], frame: int, count: int, even_share: float = 0.5
+    rng: np.random.Generator, masks: npt.NDArray[np.bool_], frame: int, count: int
 ) -> npt.NDArray[np.int64]:
-    """Return the indices of `count` of the masks (N, h, w), with replacement; `even_share` of them evenly over sizes.
+    """Return the indices of `count` of the masks (N, h, w), with replacement; half of them evenly over sizes.
 
-    The others are drawn evenly over the masks. A scene has many small parts and few objects; drawn evenly over the
-    masks, training would see hardly an object; drawn evenly over sizes (powers of 4 of the area), it would see too
-    little of what most clicks are on. Masks below `_MIN_CELLS` pixels of the decoder's map are left out unless there is
-    nothing else.
+    A scene has many small parts and few objects; drawn evenly over the masks, training would see hardly an object;
+    drawn evenly over sizes (powers of 4 of the area), it would see too little of what most clicks are on. Masks below
+    `_MIN_CELLS` pixels of the decoder's map are left out unless there is nothing else.
     """
     share = masks.mean((1, 2))
     is_large = share * (frame // STRIDE) ** 2 >= _MIN_CELLS
@@ -187,7 +187,7 @@ def choose_masks(
     size_class = np.floor(np.log(share) / np.log(4)).astype(int)
     _, which, crowd = np.unique(size_class[is_large], return_inverse=True, return_counts=True)
     weight = np.zeros(len(share))
-    weight[is_large] = even_share / crowd[which] / len(crowd) + (1 - even_share) / is_large.sum()
+    weight[is_large] = (1 - _UNIFORM) / crowd[which] / len(crowd) + _UNIFORM / is_large.sum()
     return rng.choice(len(share), size=count, p=weight / weight.sum())
 
 

@@ -33,7 +33,6 @@ class NanoPretraining(LightningModule):
         phases: Sizes and steps, in order: small images first, because they cost a fraction.
         batch_size: Images in a batch of all processes together.
         num_prompts: Prompts for each image.
-        even_share: Share of the prompts whose masks are drawn evenly over sizes, as people's are, and not over masks.
         box_share: Share of steps whose first prompt is a box instead of a click.
         correction_share: Share of prompts that get a second pass: a correction click, and the first pass's best mask as
             mask prompt.
@@ -57,7 +56,6 @@ class NanoPretraining(LightningModule):
         phases: tuple[Phase, ...] = (Phase(frame=128, steps=20_000), Phase(frame=256, steps=10_000)),
         batch_size: int = 8,
         num_prompts: int = 16,
-        even_share: float = 0.5,
         box_share: float = 0.15,
         correction_share: float = 0.25,
         chain_weight: float = 0.5,
@@ -72,7 +70,7 @@ class NanoPretraining(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.phases, self.batch_size, self.num_prompts, self.even_share = phases, batch_size, num_prompts, even_share
+        self.phases, self.batch_size, self.num_prompts = phases, batch_size, num_prompts
         self.box_share, self.correction_share, self.chain_weight = box_share, correction_share, chain_weight
         self.lr, self.warmup_steps, self.decay_share = lr, warmup_steps, decay_share
         self.weight_decay, self.num_workers, self.seed = weight_decay, num_workers, seed
@@ -107,7 +105,7 @@ class NanoPretraining(LightningModule):
             first_image=self.first_image,
         )
         return DataLoader(
-            ScenePrompts(self.num_prompts, even_share=self.even_share, seed=self.seed),
+            ScenePrompts(self.num_prompts, seed=self.seed),
             batch_sampler=sampler,
             num_workers=self.num_workers,
             prefetch_factor=4 if self.num_workers else None,
