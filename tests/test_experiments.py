@@ -11,6 +11,7 @@ import yaml
 from lightning.pytorch.loggers import WandbLogger
 
 from unsam_lightning.cli import UnSAMCLI, main
+from unsam_lightning.run_checkpoints import WholeCheckpoints
 from unsam_lightning.source_file import read_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,7 @@ def test_experiment_is_instantiated_and_names_files_that_exist(
     more = ["--trainer.default_root_dir", str(tmp_path), "--wandb.mode", "disabled"]
     cli = main(["fit", "--config", str(path), *more], Instantiated)
     _check_header(path)
+    assert isinstance(cli.trainer.strategy.checkpoint_io, WholeCheckpoints)
     images = cli.datamodule.images
     assert Path(images).is_file() or f"Needs a folder {images} " in path.read_text(), images
     for source in cli.datamodule.benchmarks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ import pytest
 import torch
 
 from unsam_lightning.__main__ import main
-from unsam_lightning.cli import main as lightning_main
-from unsam_lightning.run_checkpoints import WholeCheckpoints
+from unsam_lightning.granularity import SWEEP
 
 # Six batches an epoch and eight steps: the run is killed in mid-epoch, and the resumed one crosses into the next epoch.
 KILL_AFTER_STEP = 4
@@ -89,20 +89,25 @@ def test_resume_without_a_run_says_so(tiny_run: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_dial_is_calibrated_by_default_and_stays_so_when_a_finished_run_is_asked_again(
-    tiny_run: Path,
+    tiny_run: Path, tmp_path: Path, command: Any
 ) -> None:
-    args = ["fit", "--config", str(tiny_run), "--test_after_fit", "false", "--data.num_workers", "0"]
-    first = lightning_main(args)
-    fitted = first.model.model.calibration
-    assert fitted is not None
-    assert isinstance(first.trainer.strategy.checkpoint_io, WholeCheckpoints)
-    saved = torch.load(first.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["unsam"]["calibration"]
-    assert saved == fitted.to_dict()
-    again = lightning_main([*args, "--ckpt_path", "last"])
-    assert again.trainer.global_step == 8
-    assert again.model.model.calibration == fitted  # a job that was killed in the test after its training
-    off = lightning_main([*args, "--data.calibration_images", "0", "--model.losses.consistency", "0"])
-    assert first.datamodule.two_views.with_second
-    assert not off.datamodule.two_views.with_second  # what weighs nothing is not made
-    assert off.model.model.calibration is None
-    assert torch.load(off.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["unsam"]["calibration"] is None
+    def run(name: str, *more: object) -> Path:
+        args = [*more, "--config", tiny_run, "--trainer.default_root_dir", tmp_path / "runs"]
+        codes, log = command(*args, log=tmp_path / f"{name}.log")
+        assert codes == [0], log[-3000:]
+        return max((tmp_path / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime)
+
+    def calibration(folder: Path) -> Any:
+        return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["unsam"]["calibration"]
+
+    def rows(folder: Path) -> Any:
+        return json.loads((folder / "benchmark_test_000008.json").read_text())["rows"]
+
+    fitted = run("fit", "fit", "--test_after_fit", "false")
+    assert calibration(fitted)["asked"] == list(SWEEP)
+    last = fitted / "checkpoints" / "last.ckpt"
+    # As a job does that was killed in the test after its training: the test must see the map.
+    assert run("again", "fit", "--ckpt_path", last) == fitted
+    assert rows(fitted) == rows(run("test", "test", "--ckpt_path", last))
+    off = run("off", "fit", "--test_after_fit", "false", "--data.calibration_images", "0")
+    assert calibration(off) is None

@@ -96,8 +96,8 @@ class ForetoldValues(TorchDispatchMode):
     ) -> Any:
         """Run an operation, or foretell its result."""
         if function is _ATEN._local_scalar_dense.default:
-            # A half: also inside the range of a granularity, which the model looks at.
-            return {torch.bool: True, torch.float32: 0.5}[args[0].dtype]
+            # A half, also inside the range of a granularity, and the first image: the model looks at both.
+            return {torch.bool: True, torch.float32: 0.5, torch.int64: 0}[args[0].dtype]
         if function is _ATEN.nonzero.default:
             return _places(args[0])
         if function in (_ATEN.index.Tensor, _ATEN.index_put_.default):
