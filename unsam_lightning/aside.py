@@ -28,11 +28,14 @@ def write_text_aside(path: Path, text: str) -> None:
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield the name to write a file under; when the block ends well, sync the file and rename it to `path`.
 
+    The folder is made if it is not there.
+
     Raises:
         UserError: The file cannot be written.
     """
     aside = path.with_name(f".{path.name}.tmp")
     with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
             with aside.open("rb") as file:

@@ -17,7 +17,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 
 from unsam_lightning.calibration import fit_calibration
 from unsam_lightning.datamodule import UnSAMData
@@ -25,7 +24,8 @@ from unsam_lightning.metrics.dial import effective_granularity
 from unsam_lightning.pairs import decode_masks
 from unsam_lightning.prompts import deepest_pixel
 from unsam_lightning.segment.interactive import Predictor
-from unsam_lightning.segment.render import mark_clicks, overlay, paint_hierarchy, tile_rows
+from unsam_lightning.segment.render import mark_clicks, overlay, paint_hierarchy, tile_rows, write_png
+from unsam_lightning.state_dicts import write_checkpoint
 from unsam_lightning.views import ViewPair
 
 
@@ -112,8 +112,7 @@ class Guard(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None or bool(torch.isfinite(loss).all()):
             return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        torch.save({"views": asdict(batch), "step": trainer.global_step}, self.run_dir / "non_finite.pt")
+        write_checkpoint({"views": asdict(batch), "step": trainer.global_step}, self.run_dir / "non_finite.pt")
         terms = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
         raise RuntimeError(
             f"the loss is not finite at step {trainer.global_step}: {terms}; images {', '.join(batch.keys)}; "
@@ -162,9 +161,8 @@ class Panels(Callback):
         if not any(rows):
             return  # none of these images has a mask
         captions = ["click", "pseudo-masks by g", "base", *(f"tuned, g = {g:g}" for g in self.GRANULARITIES)]
-        path.parent.mkdir(parents=True, exist_ok=True)
         picture = tile_rows([row for row in rows if row], captions)
-        Image.fromarray(picture).save(path)
+        write_png(path, picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("panels", [picture], step=trainer.global_step)

@@ -77,7 +77,6 @@ class _SaveConfig(SaveConfigCallback):
         asked.ckpt_path = None
         text = self.parser.dump(asked)
         run_dir = Path(trainer.default_root_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
         write_text_aside(run_dir / "config.yaml", text)
         if isinstance(pl_module, UnSAMModule):
             pl_module.run_config = text

@@ -184,12 +184,9 @@ def segment(args: list[str]) -> None:
 
     image = _read_photo(options.image)
 
-    from PIL import Image
-
-    from unsam_lightning.aside import explain_write_errors
     from unsam_lightning.model import UnSAM
     from unsam_lightning.segment.interactive import Predictor
-    from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows
+    from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows, write_png
 
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
     base = {"base": options.base} if options.base else {}
@@ -200,14 +197,12 @@ def segment(args: list[str]) -> None:
     else:
         masks, ious = predictor.predict(clicks, labels, granularities)
     out = options.out
-    with explain_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
     titles = [f"g = {g:g}{' *' if k == first_choice else ''}" for k, g in enumerate(granularities)]
     for granularity, title, mask, iou in zip(granularities, titles, masks, ious, strict=True):
         path = out / f"{options.image.stem}_g{granularity:g}.png"
-        Image.fromarray(mask).save(path)
+        write_png(path, mask)
         print(f"{title}: {int(mask.sum())} px, predicted IoU {iou:.2f}, {path}")
     tiles = [mark_clicks(overlay(image, mask), clicks, labels) for mask in masks]
     path = out / f"{options.image.stem}_masks.png"
-    Image.fromarray(tile_rows([tiles], titles, height=320)).save(path)
+    write_png(path, tile_rows([tiles], titles, height=320))
     print(f"overlay: {path}")

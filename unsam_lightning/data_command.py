@@ -92,8 +92,6 @@ def prepare_data(
     print(f"{source.name} in {root}:")
     for line in report.lines():
         print(f"  {line}")
-    with explain_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
     report_path = out / f"{source.name}.report.yaml"
     write_text_aside(report_path, yaml.safe_dump(dataclasses.asdict(report), sort_keys=False, width=120))
     if problems := report.problems():

@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.backbone import Base, build_sam
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import UserError
@@ -113,8 +113,6 @@ def export_weights(checkpoint: Path, out: Path, architecture: str = "nano") -> t
     step = int(content["global_step"])
     load_strictly(build_sam(architecture), state, str(checkpoint))
     half = {name: value.half() for name, value in state.items()}
-    with explain_write_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(half, out, {"architecture": architecture, "steps": str(step)})
     return hashlib.sha256(out.read_bytes()).hexdigest(), step, str(content.get("start", "random weights"))
 

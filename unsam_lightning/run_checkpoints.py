@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from unsam_lightning.aside import explain_write_errors
 from unsam_lightning.state_dicts import write_checkpoint
 
 
@@ -65,10 +64,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write the checkpoint; a `UserError` where that fails, and the last one is still there."""
-        path = Path(path)
-        with explain_write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(checkpoint, path)
+        write_checkpoint(checkpoint, Path(path))
 
     @staticmethod
     def among(plugins: Any) -> list[Any]:

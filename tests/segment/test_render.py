@@ -1,8 +1,19 @@
+from pathlib import Path
+
 import numpy as np
+import PIL.Image
 import pytest
 
+from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
-from unsam_lightning.segment.render import granularity_color, mark_clicks, overlay, paint_hierarchy, tile_rows
+from unsam_lightning.segment.render import (
+    granularity_color,
+    mark_clicks,
+    overlay,
+    paint_hierarchy,
+    tile_rows,
+    write_png,
+)
 
 BLUE = (30, 144, 255)
 
@@ -75,3 +86,21 @@ def test_tiles_share_a_height_and_their_columns(image: np.ndarray) -> None:
         assert (picture[:18, left:right] < 255).any()  # the captions
     with pytest.raises(ValueError, match="zip"):
         tile_rows([[image, other]], ["one"])
+
+
+def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path, image: np.ndarray) -> None:
+    path = tmp_path / "new folder" / "a.png"
+    write_png(path, image, "what it shows")
+    with PIL.Image.open(path) as written:
+        assert written.info["Title"] == "what it shows"
+        np.testing.assert_array_equal(np.asarray(written), image)
+    write_png(path, square(5, 6, 7))
+    with PIL.Image.open(path) as written:
+        assert written.mode == "1"
+        assert "Title" not in written.info
+        np.testing.assert_array_equal(np.asarray(written), square(5, 6, 7))
+    with pytest.raises(TypeError):
+        write_png(path, np.zeros((2, 2), complex))  # type: ignore[arg-type]
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+    with pytest.raises(UserError, match=r"to write .*b.png; found"):
+        write_png(path / "b.png", image)

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.errors import UserError, exit_with_one_line
 from unsam_lightning.pairs import encode_masks
 from unsam_lightning.progress import show_progress
@@ -53,9 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     with exit_with_one_line():
         results = results_of(options.source)
-        with explain_write_errors(options.out):
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            write_text_aside(options.out, json.dumps(results))
+        write_text_aside(options.out, json.dumps(results))
     print(f"{len(results)} masks in {options.out}")
 
 

@@ -13,10 +13,8 @@ from typing import Any, NoReturn
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.cases import choose_cases, draw_case
 from unsam_lightning.benchmarks.evaluate import ImageResult
 from unsam_lightning.benchmarks.kept import KeptResults, fingerprint
@@ -33,6 +31,7 @@ from unsam_lightning.benchmarks.tables import (
     to_json,
 )
 from unsam_lightning.errors import UserError
+from unsam_lightning.segment.render import write_png
 
 
 class BenchmarkCallback(Callback):
@@ -129,8 +128,6 @@ class BenchmarkCallback(Callback):
             "precision": trainer.precision,
             "evaluation": asdict(module.evaluation),
         }
-        with explain_write_errors(self.run_dir):
-            self.run_dir.mkdir(parents=True, exist_ok=True)
         write_text_aside(self.run_dir / f"objects_{step}.csv", objects_to_csv(objects))
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))
         more = {"dial": dial, "one_click_iou_at_g": curves, "contours": boundaries, "remarks": odd}
@@ -149,11 +146,7 @@ class BenchmarkCallback(Callback):
             for number, case in enumerate(choose_cases(results, name)):
                 picture = draw_case(case, datasets[name][case.image])
                 path = self.run_dir / folder / f"{name}_{number}_{case.rank}.png"
-                with explain_write_errors(path):
-                    path.parent.mkdir(exist_ok=True)
-                    about = PngInfo()
-                    about.add_itxt("Title", f"image {case.key}, mask {case.mask_id}")
-                    Image.fromarray(picture).save(path, pnginfo=about)
+                write_png(path, picture, f"image {case.key}, mask {case.mask_id}")
                 for logger in trainer.loggers:
                     if isinstance(logger, WandbLogger):
                         logger.log_image(f"cases/{name}_{number}_{case.rank}", [picture])

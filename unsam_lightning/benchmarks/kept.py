@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from unsam_lightning import __version__
-from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
 from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.benchmarks.sample import EvalSample
@@ -52,8 +52,6 @@ class KeptResults:
         if path.is_file():
             return from_json(path.read_text(encoding="utf-8"))
         result = measure()
-        with explain_write_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
         write_text_aside(path, json.dumps(asdict(result)))
         return result
 

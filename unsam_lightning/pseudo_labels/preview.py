@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from unsam_lightning.aside import explain_write_errors, write_text_aside, written_aside
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.manifest import Manifest
 from unsam_lightning.pairs import PairDataset, decode_masks
-from unsam_lightning.segment.render import Image, MaskStack, paint_hierarchy, tile_rows
+from unsam_lightning.segment.render import Image, MaskStack, paint_hierarchy, tile_rows, write_png
 from unsam_lightning.shards import ShardReader
 
 #: Below it a part goes to the last column of a sheet: coarse and fine ones would hide each other.
@@ -121,14 +120,12 @@ def write_preview(
     text = yaml.safe_dump(summary, sort_keys=False, default_flow_style=None, width=110)
     write_text_aside(path, text)
     folder = labels.root / "preview"
-    with explain_write_errors(folder):
-        folder.mkdir(exist_ok=True)
     total = labels.num_samples
     chosen = [n * total // min(num_images, total) for n in range(min(num_images, total))]
     lines = [*text.splitlines(), f"summary: {path}"]
     for number, first in enumerate(range(0, len(chosen), _ROWS_PER_SHEET)):
         sheet = contact_sheet(labels, images, chosen[first : first + _ROWS_PER_SHEET])
-        _write_png(folder / f"{number:03d}.png", sheet)
+        write_png(folder / f"{number:03d}.png", sheet)
         lines.append(f"preview: {folder / f'{number:03d}.png'}")
     return lines
 
@@ -165,10 +162,3 @@ def _paint_instances(image: Image, masks: MaskStack) -> Image:
     shown: npt.NDArray[np.uint8] = (0.45 * image + 0.55 * tint).astype(np.uint8)
     shown[edges > 0] = 255
     return shown
-
-
-def _write_png(path: Path, picture: Image) -> None:
-    ok, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert ok
-    with written_aside(path) as aside:
-        aside.write_bytes(data.tobytes())

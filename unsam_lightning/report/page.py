@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from unsam_lightning.aside import explain_write_errors, write_text_aside
+from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO
 from unsam_lightning.report.charts import Style, histogram, line_chart
 from unsam_lightning.report.numbers import dataset_tables, published_tables
@@ -61,8 +61,6 @@ def write_report(runs: Sequence[Run], out: Path) -> list[Path]:
         UserError: A file cannot be written.
     """
     markdown = out.with_suffix(".md")
-    with explain_write_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
     write_text_aside(out, to_html(runs))
     write_text_aside(markdown, to_markdown(runs))
     return [out, markdown]

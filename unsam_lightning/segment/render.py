@@ -1,15 +1,20 @@
 """Pictures of masks: overlays, masks coloured by granularity, rows of labelled tiles.
 
-Pure functions of arrays. Next in the tour: `pseudo_labels/preview.py`.
+Pure functions of arrays, and the one that writes them. Next in the tour: `pseudo_labels/preview.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
+from PIL.PngImagePlugin import PngInfo
+
+from unsam_lightning.aside import written_aside
 
 Image = npt.NDArray[np.uint8]
 MaskStack = npt.NDArray[np.bool_]
@@ -97,6 +102,24 @@ def tile_rows(rows: Sequence[Sequence[Image]], captions: Sequence[str], height: 
         cv2.putText(header, caption, (left + 2, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
         left += width + 4
     return np.asarray(np.concatenate([header, *lines], 0), dtype=np.uint8)
+
+
+def write_png(path: Path, picture: Image | npt.NDArray[np.bool_], title: str = "") -> None:
+    """Write a picture as PNG; it is whole under its name or not there, and its folder is made.
+
+    Args:
+        path: File to write.
+        picture: uint8 RGB (H, W, 3), or a mask, bool (H, W), which becomes a PNG of one bit a pixel.
+        title: Goes into the file's "Title", where a viewer shows it; none if empty.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    about = PngInfo()
+    if title:
+        about.add_itxt("Title", title)
+    with written_aside(path) as aside:
+        PIL.Image.fromarray(picture).save(aside, format="PNG", pnginfo=about)
 
 
 def _with_height(image: Image, height: int) -> Image:
