@@ -146,8 +146,12 @@ def test_segment_uses_the_checkpoint(finished: Path, tmp_path: Path, capsys: pyt
     checkpoint = finished / "checkpoints" / "last.ckpt"
     args = ["segment", str(photo), "--checkpoint", str(checkpoint), "--click", "60", "36", "--not_click", "5", "5"]
     assert main([*args, "--granularity", "fine", "0.9", "--out", str(tmp_path)]) == 0
-    assert "g = 0.2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "g = 0.2" in printed
+    assert "note:" not in printed
     for name in ("photo 0_g0.2.png", "photo 0_g0.9.png"):
         with Image.open(tmp_path / name) as mask:
             assert mask.size == (120, 72)
     assert (tmp_path / "photo 0_masks.png").is_file()
+    assert main(["segment", str(photo), "--click", "60", "36", "--out", str(tmp_path)]) == 0
+    assert "note: nano has no trained adapter" in capsys.readouterr().out

@@ -88,6 +88,8 @@ def test_last_checkpoint_is_the_newest_of_all_kinds(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == newer
     newest = touch(tmp_path / "a-fit" / "hpc_ckpt_3.ckpt", 300)
     assert last_checkpoint(tmp_path) == newest
+    touch(tmp_path / "c-fit" / "config.yaml", 400)  # a start that failed before its first checkpoint
+    assert last_checkpoint(tmp_path) == newest
 
 
 def test_no_checkpoint_is_a_user_error(tmp_path: Path) -> None:

@@ -40,12 +40,7 @@ class BatchSampler:
         batches_per_epoch: int | None = None,
         shuffle_shards: int = 16,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                expected=f"a global batch size of at least 1 that {world_size} processes can share evenly",
-                found=f"--data.batch_size {batch_size}",
-                remedy=f"use a multiple of {world_size}",
-            )
+        check_batch_size(batch_size, world_size)
         whole = sum(shard_sizes) // batch_size
         if whole == 0:
             raise UserError(
@@ -79,3 +74,13 @@ class BatchSampler:
 
     def _sample_seed(self, epoch: int, index: int) -> int:
         return int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def check_batch_size(batch_size: int, world_size: int) -> None:
+    """Raise `UserError` for batches that so many processes cannot share evenly."""
+    if batch_size < 1 or batch_size % world_size:
+        raise UserError(
+            expected=f"a global batch size of at least 1 that {world_size} processes can share evenly",
+            found=f"--data.batch_size {batch_size}",
+            remedy=f"use a multiple of {world_size}",
+        )

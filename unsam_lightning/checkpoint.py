@@ -175,6 +175,7 @@ def load_trained(model: UnSAM, state: dict[str, Tensor], where: str) -> None:
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(state[name])
+    model.is_tuned = True
 
 
 def _official_shape(trained: dict[str, Tensor], name: str, temperature: float) -> AdapterConfig:

@@ -169,7 +169,7 @@ class UnSAMCLI(LightningCLI):
     def before_fit(self) -> None:
         """Make the labels first where there are none, and say so."""
         self._check_checkpoint()
-        self.datamodule.check_losses(self.model.losses)
+        self.datamodule.check_training(self.model.losses, self.trainer.world_size)
         if self.datamodule.labels is None:
             if self.trainer.is_global_zero:
                 print(f"labels: making what is missing for {self.datamodule.images}")
@@ -184,11 +184,16 @@ class UnSAMCLI(LightningCLI):
         self._check_checkpoint()
 
     def _check_checkpoint(self) -> None:
-        """Refuse a checkpoint of another base or shape before anything of its run is written."""
+        """Refuse a checkpoint of another base or shape before its run writes anything; say where there is none."""
         path = self.config_init[self.subcommand].get("ckpt_path")
+        if not path and self.subcommand == "fit":
+            return
+        self.model.configure_model()
+        model = self.model.model
         if path:
-            self.model.configure_model()
-            load_adapter(self.model.model, read_adapter(Path(path)), Path(path).name)
+            load_adapter(model, read_adapter(Path(path)), Path(path).name)
+        elif not model.is_tuned and self.trainer.is_global_zero:
+            print(f"note: `tuned` is an untrained adapter on {model.base_name}; --ckpt_path gives a trained one")
 
     def after_fit(self) -> None:
         """Measure the trained model and print where everything lies."""
@@ -233,7 +238,7 @@ def main(args: list[str], cli_class: type[UnSAMCLI] = UnSAMCLI) -> UnSAMCLI:
             )
     except MisconfigurationException as error:
         raise UserError(
-            expected="a trainer that Lightning can build here", found=first_line(error), remedy="see --trainer.*"
+            expected="a trainer that Lightning can build here", found=first_line(error), remedy="see `fit --help`"
         ) from None
     finally:
         forget()

@@ -191,6 +191,8 @@ def segment(args: list[str]) -> None:
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
     base = {"base": options.base} if options.base else {}
     model = _on_device(UnSAM.from_pretrained(options.checkpoint, options.config, **base), options.device)
+    if not model.is_tuned:
+        print(f"note: {options.checkpoint} has no trained adapter: all granularities give about SAM's own mask")
     predictor, granularities, first_choice = Predictor(model, image), options.granularity, None
     if options.automatic:
         masks, granularities, ious, first_choice = predictor.offer(clicks, labels)

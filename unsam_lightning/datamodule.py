@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from unsam_lightning.batch import Batch, collate
-from unsam_lightning.batch_order import BatchSampler
+from unsam_lightning.batch_order import BatchSampler, check_batch_size
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError
@@ -107,8 +107,9 @@ class UnSAMData(LightningDataModule):
                 expected="numbers that a run can have", found="; ".join(problems), remedy="see --data.* in `fit --help`"
             )
 
-    def check_losses(self, losses: LossWeights) -> None:
-        """Refuse a loss that these batches give nothing to measure."""
+    def check_training(self, losses: LossWeights, num_processes: int) -> None:
+        """Refuse a loss that these batches give nothing to measure, and batches that the processes cannot share."""
+        check_batch_size(self.batch_size, num_processes)
         if losses.order > 0 and self.sampling != "paired":
             raise UserError(
                 expected="--data.sampling paired with --model.losses.order, which compares masks of one click",
@@ -140,7 +141,7 @@ class UnSAMData(LightningDataModule):
             check_files(manifest)
         module: Any = self.trainer.lightning_module
         frame, losses = module.model.image_size, module.losses
-        self.check_losses(losses)
+        self.check_training(losses, self.trainer.world_size)
         self.two_views = TwoViews(frame, self.augmentation, self.loss_in_frame, with_second=losses.consistency > 0)
         self.pairs = PairDataset(images, labels, int(frame * self.source_scale), self.masks_per_image, self.sampling)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress

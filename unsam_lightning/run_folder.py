@@ -50,17 +50,18 @@ def forget() -> None:
 
 
 def last_checkpoint(root: Path) -> Path:
-    """Return the newest checkpoint of the `fit` below a root folder that was started or continued last.
+    """Return the newest checkpoint of the `fit` below a root folder that trained last; starts that failed do not count.
 
     Raises:
         UserError: There is none.
     """
-    runs = sorted(root.glob("*-fit*"), key=_age)
-    if runs and (found := newest_checkpoint(runs[-1])):
-        return found
+    runs = sorted(root.glob("*-fit*"), key=_age, reverse=True)
+    for run in runs:
+        if found := newest_checkpoint(run):
+            return found
     raise UserError(
         expected=f"a checkpoint of the last run below {root}",
-        found=f"none in {runs[-1].name}" if runs else "no run",
+        found=f"none in {', '.join(run.name for run in runs[:3])}" if runs else "no run",
         remedy="start without --ckpt_path, or pass the checkpoint's own path",
     )
 
