@@ -78,7 +78,7 @@ def test_benchmark_table_names_every_mode(finished: Path) -> None:
         ("otsu", "bright side of the threshold, no click"),
         ("otsu", "dark side of the threshold, no click"),
         ("base", "single mask"),
-        ("base", "its own choice of 3 masks"),
+        ("base", "its own choice of 3 masks, then single"),
         ("base", "oracle: best of 3 masks per click"),
         ("tuned", "automatic: the model chooses g"),
         ("tuned", "fixed g = 0.3"),

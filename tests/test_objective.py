@@ -62,7 +62,7 @@ def test_passes_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_prompt_a_pass_is_refused() -> None:
-    with pytest.raises(UserError, match=r"prompts_per_pass of at least 1; found .*prompts_per_pass 0"):
+    with pytest.raises(UserError, match=r"prompts_per_pass from 1 on; found prompts_per_pass 0"):
         Prompting(prompts_per_pass=0)
 
 
@@ -139,6 +139,30 @@ def test_what_weighs_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         assert "loss_consistency" not in terms
         assert ("loss_contrast" in terms) == (weights.contrast > 0)
     assert {"loss_consistency", "loss_contrast"} <= everything.terms.keys()
+
+
+def test_only_corrections_that_count_are_learnt_from() -> None:
+    model, pair, weights = UnSAM.from_pretrained("nano", seed=1).eval(), views(), LossWeights(consistency=0, contrast=0)
+    few = Prompting(num_corrections=4, counted_corrections=1, first_share=0.5)
+    counted = few.counted(pair.seed)
+    assert counted == few.counted(pair.seed)
+    assert [sum(counted), counted[-1], len(counted) > 1] == [1, True, True]  # otherwise another seed is needed here
+
+    def loss(prompting: Prompting) -> torch.Tensor:
+        return training_objective(model, pair, weights, prompting, torch.Generator().manual_seed(3)).loss
+
+    def total(corrections: int) -> torch.Tensor:  # of all answers
+        return (1 + corrections) * loss(Prompting(num_corrections=corrections))
+
+    with torch.no_grad():
+        last = total(len(counted)) - total(len(counted) - 1)
+        torch.testing.assert_close(loss(few), 0.5 * total(0) + 0.5 * last)
+    assert loss(few).requires_grad
+    assert Prompting(num_corrections=2, counted_corrections=2).counted(1) == [True, True]
+    assert {len(few.counted(seed)) for seed in range(40)} == {1, 2, 3, 4}  # any may count
+    assert Prompting(num_corrections=4, counted_corrections=0).counted(1) == []
+    with pytest.raises(UserError, match="found counted_corrections 5 of 4"):
+        Prompting(num_corrections=4, counted_corrections=5)
 
 
 def test_masks_that_the_second_view_does_not_show_take_part_without_it() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +25,8 @@ class Prompting:
 
     Args:
         num_corrections: Correction clicks after the first prompt, each a decoder pass with the previous mask.
+        counted_corrections: Of their answers so many, drawn anew for each batch, count in the loss and have gradients;
+            the others only lead there, at a third of the cost. None: all count.
         sampler: Where clicks lie, see `prompts.first_clicks` and `prompts.correction_clicks`.
         box_share: Share of batches that start with a box instead of a click.
         first_share: Share in the loss of the first prompt's answer, against that of all corrections together. None:
@@ -33,27 +36,42 @@ class Prompting:
     """
 
     num_corrections: int = 3
+    counted_corrections: int | None = None
     sampler: ClickSampler = "uniform"
     box_share: float = 0.0
     first_share: float | None = None
     prompts_per_pass: int | None = None
 
     def __post_init__(self) -> None:
-        passes = 1 if self.prompts_per_pass is None else self.prompts_per_pass
-        shares = (self.box_share, 0.0 if self.first_share is None else self.first_share)
-        if self.num_corrections < 0 or not all(0 <= share <= 1 for share in shares) or passes < 1:
+        problems = [f"num_corrections {self.num_corrections}"] if self.num_corrections < 0 else []
+        if self.counted_corrections is not None and not 0 <= self.counted_corrections <= self.num_corrections:
+            problems.append(f"counted_corrections {self.counted_corrections} of {self.num_corrections}")
+        shares = {"box_share": self.box_share, "first_share": self.first_share or 0.0}
+        problems += [f"{name} {share:g}" for name, share in shares.items() if not 0 <= share <= 1]
+        if self.prompts_per_pass is not None and self.prompts_per_pass < 1:
+            problems.append(f"prompts_per_pass {self.prompts_per_pass}")
+        if problems:
             raise UserError(
-                expected="num_corrections of at least 0, shares in [0, 1], prompts_per_pass of at least 1",
-                found=f"num_corrections {self.num_corrections}, box_share {self.box_share:g}, "
-                f"first_share {self.first_share}, prompts_per_pass {self.prompts_per_pass}",
+                expected="corrections from 0 on, no more counted ones, shares in [0, 1], prompts_per_pass from 1 on",
+                found="; ".join(problems),
                 remedy="see --model.prompting.* in `fit --help`",
             )
 
     def mean(self, losses: Tensor) -> Tensor:
-        """Return the mean of the losses of all answers to a prompt, (1 + num_corrections,), the first one's first."""
+        """Return the mean of the losses of all answers to a prompt, (1 + corrections,), the first one's first."""
         if self.first_share is None or len(losses) == 1:
             return losses.mean()
         return self.first_share * losses[0] + (1 - self.first_share) * losses[1:].mean()
+
+    def counted(self, seed: int) -> list[bool]:
+        """Return which corrections' answers count, up to the last that does; a pure function of a batch's seed."""
+        if self.first_share == 1:
+            return []
+        if self.counted_corrections is None:
+            return [True] * self.num_corrections
+        order = np.random.default_rng((seed, self.num_corrections)).permutation(self.num_corrections)
+        chosen = set(order[: self.counted_corrections].tolist())
+        return [number in chosen for number in range(max(chosen, default=-1) + 1)]
 
 
 @dataclass(frozen=True, slots=True)

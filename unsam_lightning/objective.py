@@ -114,7 +114,8 @@ def training_objective(
             return pair_terms(decoded.masks[:, 0], masks, decoded.iou[:, 0])
         return pair_terms_in_frame(decoded.masks[:, 0], pair.first.planes, image_index, mask_index, decoded.iou[:, 0])
 
-    corrected = _corrections(model, first, asked, answer, masks, prompting, generator) if weights.has_pairs else []
+    counted = prompting.counted(pair.seed) if weights.has_pairs else []
+    corrected = _corrections(model, first, asked, answer, masks, prompting, generator, counted)
     pairs = [terms_of(each) for each in (answer, *corrected)]
     loss = prompting.mean(torch.stack([weights.pairs(each) for each in pairs]))
     terms = {f"loss_{name}": value for name, value in pairs[0]._asdict().items()} | {"loss_pairs": loss}
@@ -162,14 +163,17 @@ def _corrections(
     masks: Tensor,
     prompting: Prompting,
     generator: torch.Generator | None,
+    counted: list[bool],
 ) -> list[Decoded]:
-    """Return the answers after each correction click, if they count; the logits before it are the mask prompt."""
+    """Return the answers that count after each correction click; the logits before it are the mask prompt."""
     answers = []
-    for _ in range(prompting.num_corrections if prompting.first_share != 1 else 0):
+    for counts in counted:
         previous = answer.masks.detach()
         asked = asked.corrected(previous, masks, generator, prompting.sampler)
-        answer = asked.decode(model, embedding, previous, prompting.prompts_per_pass)
-        answers.append(answer)
+        with torch.set_grad_enabled(counts and torch.is_grad_enabled()):
+            answer = asked.decode(model, embedding, previous, prompting.prompts_per_pass)
+        if counts:
+            answers.append(answer)
     return answers
 
 

@@ -32,3 +32,9 @@ def test_levels_are_the_masks_at_the_click() -> None:
     assert (found["coverage90"], found["recall90"], found["num_sweeps"]) == (1.0, 1.0, 1.0)
     assert found["coverage90_fine"] == found["coverage90_coarse"] == 1.0
     assert 0 <= found["stability"] <= 1
+    # Where only the part is judged, the whole is a level all the same.
+    few = EvalSample(key="k", image=sample.image, masks=masks[1:2], ids=["part"], drawn_from=masks)
+    sweeps = DialSweeps(model, embedding, few, memory_gb=1.0)
+    sweeps(0, answers, (5, 5, True))
+    assert sweeps.dial.compute()["coverage90_coarse"] == found["coverage90_coarse"]
+    assert sweeps.dial.compute()["object_calibration_floor"] == found["object_calibration_floor"]

@@ -89,7 +89,7 @@ def one_by_one(gt: np.ndarray, method: str, granularity: float | None, max_click
             torch.tensor([[float(positive) for _, _, positive in clicks]]),
             None if granularity is None else torch.tensor([granularity]),
             masks=previous,
-            multimask=method in ("base_own_choice", "base_best_of_three"),
+            multimask=method == "base_best_of_three" or (method == "base_own_choice" and previous is None),
         )
         large = torch.nn.functional.interpolate(decoded.masks, (HEIGHT, WIDTH), mode="bilinear")[0]
         ious = [Clicker(gt).iou((mask > 0).numpy()) for mask in large]

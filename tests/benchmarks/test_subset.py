@@ -75,6 +75,8 @@ def test_masks_and_names_stay_together_in_order() -> None:
         assert len(numbers) == min(3, int(sample.key.removeprefix("image")))
         assert numbers == sorted(set(numbers))
         assert [int(mask.sum()) for mask in sample.masks] == [n + 1 for n in numbers]
+        assert [int(mask.sum()) for mask in sample.all_masks] == list(range(1, len(sample.all_masks) + 1))
+        assert len(sample.all_masks) == int(sample.key.removeprefix("image"))
 
 
 def test_draw_depends_on_the_seed_and_the_names_alone() -> None:

@@ -65,7 +65,7 @@ def test_rows_by_hand(results: list[ImageResult]) -> None:
     expected = {
         ("base", "single mask"): ((0.5 + 0.95) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
         ("base", "oracle: best of 3 masks per click"): ((0.8 + 0.91) / 2, 1, (2 + 1) / 2, (2 + 1) / 2),
-        ("base", "its own choice of 3 masks"): ((0.5 + 0.95) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
+        ("base", "its own choice of 3 masks, then single"): ((0.5 + 0.95) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
         ("tuned", "automatic: the model chooses g"): ((0.3 + 0.97) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
         ("tuned", "fixed g = 1"): ((0.3 + 0.97) / 2, (3 + 1) / 2, (3 + 1) / 2, (3 + 1) / 2),
         ("tuned", "oracle: GraCo's choice of 10 g"): ((0.5 + 0.97) / 2, 1.5, 1.5, 1.5),

@@ -26,8 +26,8 @@ _BOOL = npt.NDArray[np.bool_]
 class DialSweeps:
     """Adds the sweep of each object of one image to `dial`; pass an instance as `on_sweep` of `evaluate_interactive`.
 
-    People's levels at a click are all masks of the sample that contain it, whoever drew them. The moved click is
-    `moved_click` of the object.
+    People's levels at a click are all masks of the image that contain it, whoever drew them, judged or not. The moved
+    click is `moved_click` of the object.
 
     Args:
         model: Asked again at the moved clicks.
@@ -52,7 +52,8 @@ class DialSweeps:
     def __call__(self, number: int, masks: _BOOL, click: Click) -> None:
         """Add the sweep `masks` (G, H, W) of object `number` at its first click."""
         y, x, _ = click
-        levels = self.sample.masks[self.sample.masks[:, y, x] == 1] == 1
+        everything = self.sample.all_masks
+        levels = everything[everything[:, y, x] == 1] == 1
         moved = self._sweep(moved_click(self.sample.masks[number], (y, x)))
         self.dial.update(masks, levels, moved)
 

@@ -29,8 +29,9 @@ from unsam_lightning.model import UnSAM
 from unsam_lightning.one_image import Precision, PromptDecoder, passes_at_once, prompt_decoder, several_at_once
 from unsam_lightning.pairs import encode_masks
 
-#: Stock SAM-2 with its single mask; with the one of its three masks that it gives the best score; with the best of its
-#: three masks by true IoU; the adapter at a granularity.
+#: Stock SAM-2 with its single mask; with the one of its three masks at the first click that it gives the best score,
+#: and its single mask after that, as the sam2 package's settings have it (`multimask_max_pt_num: 1`); with the best of
+#: its three masks at every click by true IoU; the adapter at a granularity.
 Method = Literal["base_single", "base_own_choice", "base_best_of_three", "tuned"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -211,7 +212,7 @@ def _advance(model: UnSAM, decode: PromptDecoder, method: Method, sessions: Sequ
         *_clicks(model, sessions),
         torch.tensor([s.granularity for s in sessions], device=model.device) if method == "tuned" else None,
         torch.stack(previous) if previous else None,
-        method in ("base_own_choice", "base_best_of_three"),
+        method == "base_best_of_three" or (method == "base_own_choice" and not previous),
     )
     scores = decoded.iou.float().cpu().numpy()  # (P, M)
     for session, logits, small, score in zip(sessions, decoded.masks, decoded.masks.float().cpu(), scores, strict=True):

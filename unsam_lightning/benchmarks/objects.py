@@ -113,7 +113,7 @@ def _modes(
         yield "otsu", f"{side} side of the threshold, no click", None, [iou], None, {}
     names = {
         "base_single": "single mask",
-        "base_own_choice": "its own choice of 3 masks",
+        "base_own_choice": "its own choice of 3 masks, then single",
         "base_best_of_three": "oracle: best of 3 masks per click",
     }
     for method, mode in names.items():

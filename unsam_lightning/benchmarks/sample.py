@@ -44,6 +44,7 @@ class EvalSample:
         masks: int8 (N, H, W): 1 object, 0 background, -1 ignore. N may be 0.
         ids: N names of the masks, unique in the image, e.g. "annotator2/segment7".
         remarks: Which annotations the reader left out or found odd, and why.
+        drawn_from: int8 (M, H, W): all masks of the image, where `masks` are some of them; None where they are all.
     """
 
     key: str
@@ -51,6 +52,12 @@ class EvalSample:
     masks: npt.NDArray[np.int8]
     ids: list[str]
     remarks: list[Remark] = field(default_factory=list)
+    drawn_from: npt.NDArray[np.int8] | None = None
+
+    @property
+    def all_masks(self) -> npt.NDArray[np.int8]:
+        """Everything that people marked in the image, also where few of its masks are judged."""
+        return self.masks if self.drawn_from is None else self.drawn_from
 
 
 class EvalDataset(Protocol):

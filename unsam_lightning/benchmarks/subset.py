@@ -55,7 +55,8 @@ class EvalSubset:
             return hashlib.sha256(f"{self.seed}/{sample.key}/{sample.ids[n]}".encode()).digest()
 
         chosen = np.sort(sorted(range(len(sample.masks)), key=rank)[: self.max_masks])
-        return replace(sample, masks=sample.masks[chosen], ids=[sample.ids[n] for n in chosen])
+        ids = [sample.ids[n] for n in chosen]
+        return replace(sample, masks=sample.masks[chosen], ids=ids, drawn_from=sample.all_masks)
 
     def __iter__(self) -> Iterator[EvalSample]:
         return (self[index] for index in range(len(self)))

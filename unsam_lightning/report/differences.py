@@ -24,7 +24,7 @@ OF_OBJECTS = (
 #: Which rows of one run are compared object by object: ours, the opponent.
 _FAIR_PAIRS = (
     (("tuned", AUTOMATIC), ("base", "single mask")),
-    (("tuned", AUTOMATIC), ("base", "its own choice of 3 masks")),
+    (("tuned", AUTOMATIC), ("base", "its own choice of 3 masks, then single")),
     (("tuned", GRACO), ("base", "oracle: best of 3 masks per click")),
 )
 

@@ -46,7 +46,7 @@ class Bar:
 
 
 BARS = (
-    Bar("1-IoU %, automatic", AUTOMATIC, "its own choice of 3 masks", "one_click_iou", 100, 1),
+    Bar("1-IoU %, automatic", AUTOMATIC, "its own choice of 3 masks, then single", "one_click_iou", 100, 1),
     Bar("1-IoU %, GraCo's oracle", GRACO, _BEST_OF_THREE, "one_click_iou", 100, 1),
     Bar("1-IoU %, best of 10", "oracle: best of 10 g per metric", _BEST_OF_THREE, "one_click_iou", 100, 1),
     Bar("NoC80, GraCo's oracle", GRACO, _BEST_OF_THREE, "noc80", 1, 2),
