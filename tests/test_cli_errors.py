@@ -102,6 +102,15 @@ def test_bad_config_is_named(fails: Fails, tiny_run: Path, option: str, value: s
     assert found in fails("test", "--config", tiny_run, option, value)
 
 
+def test_one_benchmark_without_brackets_is_told_how_to_write_it(fails: Fails, tiny_run: Path) -> None:
+    line = fails("test", "--config", tiny_run, "--data.benchmarks", "mine.yaml")
+    assert line.startswith("error: expected a list for data.benchmarks; found mine.yaml; write `--data.benchmarks ")
+    assert "'[mine.yaml]'" in line
+    in_yaml = tiny_run.read_text().replace(f"benchmarks: [{tiny_run.parent}/test.yaml]", "benchmarks: mine.yaml")
+    tiny_run.write_text(in_yaml)
+    assert fails("test", "--config", tiny_run) == line
+
+
 def test_a_flag_cut_short_is_not_guessed(fails: Fails, tiny_run: Path) -> None:
     assert "--trainer.max_step" in fails("fit", "--config", tiny_run, "--trainer.max_step", "5")
 

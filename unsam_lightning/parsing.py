@@ -6,6 +6,7 @@ Next in the tour: `cli.py`.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,12 @@ from unsam_lightning.errors import UserError
 #: For `LightningCLI`: errors are raised, configs may refer to their own values, and a flag cut short is not guessed.
 PARSER_OPTIONS: dict[str, Any] = {"exit_on_error": False, "parser_mode": "omegaconf+", "allow_abbrev": False}
 
+#: What jsonargparse says of a single text where only a list of texts can stand.
+_ONE_FOR_A_LIST = re.compile(
+    r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes '
+    r"Subtypes: \[list\[str\], <class 'NoneType'>\] .*Given value type: <class 'str'> Given value: (.+)$"
+)
+
 
 @contextlib.contextmanager
 def explain_argument_errors(command: str) -> Iterator[None]:
@@ -23,9 +30,16 @@ def explain_argument_errors(command: str) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        if one := _ONE_FOR_A_LIST.search(text):
+            key, value = one.groups()
+            raise UserError(
+                expected=f"a list for {key}",
+                found=value,
+                remedy=f"write `--{key} '[{value}]'`, or `[{value}]` in a yaml",
+            ) from None
         raise UserError(
             expected="a valid config and command line",
-            found=" ".join(lines)[:600],
+            found=text[:600],
             remedy=f"see `python -m unsam_lightning {command} --help`",
         ) from None
