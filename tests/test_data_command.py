@@ -262,7 +262,11 @@ def test_unknown_and_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (code, "found grabcutt; choose one of ade20k_full" in printed) == (2, True)
     code, printed = run(capsys, "grabcut")
     assert (code, "--root DIR is needed" in printed) == (2, True)
-    for name, found in (("scenes_test", "which is drawn"), ("bsds500_train", "which is a folder of images")):
+    for name, found in (
+        ("scenes_test", "scenes, which is drawn"),
+        ("scenes", "scenes, which is drawn"),  # the data set's name, in scenes_test.yaml
+        ("bsds500_train", "which is a folder of images"),
+    ):
         code, printed = run(capsys, name, "--root", tmp_path)
         assert (code, found in printed) == (2, True)
     code, printed = run(capsys)

@@ -21,7 +21,7 @@ from unsam_lightning.source_file import IMAGE_READERS, RemoteFile, Source, find_
 
 def list_data() -> Iterator[str]:
     """Yield a line for each data set that has a manifest: its name, how it is fetched, what it is."""
-    for path in sorted(find_file("data_manifests").glob("*.yaml")):
+    for path in _manifest_files():
         source = read_source(path)
         if source.reader == "images":
             continue
@@ -29,13 +29,19 @@ def list_data() -> Iterator[str]:
         yield f"{source.name:24} {how:9} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}"
 
 
+def _manifest_files() -> list[Path]:
+    return sorted(find_file("data_manifests").glob("*.yaml"))
+
+
 def find_manifest(name: str) -> Source:
-    """Return the manifest of that name, or the source file at that path.
+    """Return the manifest whose file or data set has that name, or the source file at that path.
 
     Raises:
         UserError: There is none; or it is one of training images, which `shards` packs; or see `read_source`.
     """
     path = find_file(name) if name.endswith((".yaml", ".yml")) else find_file(f"data_manifests/{name}.yaml")
+    if not path.is_file():  # the list and the tables show the data set's name, which need not be the file's
+        path = next((file for file in _manifest_files() if read_source(file).name == name), path)
     if not path.is_file():
         names = ", ".join(line.split()[0] for line in list_data())
         raise UserError(expected="a data set with a manifest", found=name, remedy=f"choose one of {names}")
