@@ -125,11 +125,13 @@ def test_bad_arguments_are_refused(photos: Path, tmp_path: Path, options: dict, 
     with pytest.raises(UserError) as caught:
         pack_images(photos, tmp_path / "out", **options)
     assert found in str(caught.value).partition("; found ")[2]
+    assert "folder" not in str(caught.value)  # which is there
+    assert ("letters" in str(caught.value)) is ("name" in options)
     assert not (tmp_path / "out").exists()
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere, which is missing"):
+    with pytest.raises(UserError, match=r"^expected a folder of images; found .*nowhere, which is missing; check"):
         pack_images(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file, which is a file"):

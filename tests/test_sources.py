@@ -78,6 +78,24 @@ def test_missing_source_is_a_user_error(tmp_path: Path) -> None:
             image_manifest(str(tmp_path / images), tmp_path)
 
 
+def test_a_missing_root_is_said_to_be_the_manifests(tmp_path: Path) -> None:
+    fields = {"reader": "images", "source": "Someone, 2011"}
+    with pytest.raises(UserError, match=r"at the `root` of .*source\.yaml; found no root; fetch it \(Someone, 2011\)"):
+        image_manifest(str(write_source(tmp_path, **fields)), tmp_path / "cache")
+    fields |= {"root": "gone", "by_hand": "ask the author."}
+    with pytest.raises(UserError) as caught:
+        image_manifest(str(write_source(tmp_path, **fields)), tmp_path / "cache")
+    assert str(caught.value) == (
+        f"expected a folder of images at the `root` of {tmp_path}/source.yaml; "
+        f"found {tmp_path}/gone, which is missing; "
+        "fetch it (ask the author) and correct `root`, or pass --data.images FOLDER"
+    )
+    (tmp_path / "gone").touch()
+    with pytest.raises(UserError, match="gone, which is a file"):
+        image_manifest(str(tmp_path / "source.yaml"), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_folder_manifest_and_source_give_the_same_images(photos: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     by_folder = image_manifest(str(photos), cache)

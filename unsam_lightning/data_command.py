@@ -48,11 +48,12 @@ def find_manifest(name: str) -> Source:
     source = read_source(path)
     if source.reader in IMAGE_READERS:
         drawn = source.reader == "scenes"
-        raise UserError(
+        refusal = UserError(
             expected="a data set to fetch",
             found=f"{source.name}, which is drawn" if drawn else f"{source.name}, which is a folder of images",
             remedy="nothing needs to be fetched" if drawn else "pack it with `python -m unsam_lightning shards`",
         )
+        raise _with_hand(refusal, source)
     return source
 
 

@@ -90,16 +90,21 @@ def pack_images(
 
 
 def _check_arguments(images_dir: Path, name: str, options: dict[str, int]) -> None:
-    problems = [f"{option} {value}" for option, value in options.items() if value < 1]
-    if not re.fullmatch(r"[\w-]+", name) or len(name.encode()) > 64:
-        problems.append(f"name {name!r}")
     if not images_dir.is_dir():
-        problems.append(f"{images_dir}, which is {'a file' if images_dir.exists() else 'missing'}")
-    if problems:
         raise UserError(
-            expected="a folder of images, options of at least 1, and a name of at most 64 letters, digits, '_' and '-'",
-            found="; ".join(problems),
-            remedy="correct these; --name sets the name",
+            expected="a folder of images",
+            found=f"{images_dir}, which is {'a file' if images_dir.exists() else 'missing'}",
+            remedy="check the path",
+        )
+    if low := [f"{option} {value}" for option, value in options.items() if value < 1]:
+        raise UserError(
+            expected="options of at least 1", found="; ".join(low), remedy="give 1 or more, or leave the default"
+        )
+    if not re.fullmatch(r"[\w-]+", name) or len(name.encode()) > 64:
+        raise UserError(
+            expected="a name of at most 64 letters, digits, '_' and '-'",
+            found=f"name {name!r}",
+            remedy="give another with `shards --name`",
         )
 
 

@@ -47,15 +47,32 @@ def image_manifest(images: str, cache_dir: Path) -> Manifest:
         return read_manifest(path, "images")
     source = read_source(path)
     out_dir = cache_dir / source.name
-    if source.reader == "images" and source.root is not None:
+    if source.reader == "images":
         about = {"name": source.name, "licence": source.licence, "source": source.source}
-        return with_options(pack_images, source, source.root, out_dir, **about)
+        return with_options(pack_images, source, _folder_of_images(source), out_dir, **about)
     if source.reader == "scenes":
         return with_options(pack_scenes, source, out_dir, source.name)
     raise UserError(
         expected="a source of training images (reader images or scenes)",
         found=f"reader {source.reader} in {path}",
         remedy="pass benchmarks as --data.benchmarks",
+    )
+
+
+def _folder_of_images(source: Source) -> Path:
+    """Return the root of a source of photographs.
+
+    Raises:
+        UserError: It is not there; says whose root it is and where its images come from.
+    """
+    if source.root is not None and source.root.is_dir():
+        return source.root
+    kind = "a file" if source.root is not None and source.root.exists() else "missing"
+    raise UserError(
+        expected=f"a folder of images at the `root` of {source.path}",
+        found=f"{source.root}, which is {kind}" if source.root is not None else "no root",
+        remedy=f"fetch it ({(source.by_hand or source.source).rstrip('.')}) and correct `root`, "
+        "or pass --data.images FOLDER",
     )
 
 
