@@ -205,3 +205,11 @@ def test_help_tells_the_defaults(command: str, default: str, capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert f"(default: {default})" in shown
     assert "None" not in shown
+
+
+def test_help_says_what_last_means_here(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["test", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--ckpt_path CKPT_PATH A checkpoint of `fit`, or `last`: the newest one of the run below" in shown
+    assert '"hpc"' not in shown

@@ -25,7 +25,7 @@ from unsam_lightning.loggers import WandbOptions, run_loggers
 from unsam_lightning.manifest import Manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
-from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
+from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors, explain_checkpoint
 from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
@@ -112,6 +112,8 @@ class UnSAMCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; then resolve `--ckpt_path last` and look at the checkpoint before anything is built."""
+        for command in self.subcommands():
+            explain_checkpoint(self._parser(command))
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         root = Path(config.trainer.default_root_dir)

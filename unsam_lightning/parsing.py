@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 
 from unsam_lightning.errors import UserError
 
@@ -22,6 +22,18 @@ _ONE_FOR_A_LIST = re.compile(
     r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes '
     r"Subtypes: \[list\[str\], <class 'NoneType'>\] .*Given value type: <class 'str'> Given value: (.+)$"
 )
+
+_CHECKPOINT_HELP = (
+    "A checkpoint of `fit`, or `last`: the newest one of the run below `--trainer.default_root_dir` that trained last. "
+    "`fit` goes on from it, in its run's folder."
+)
+
+
+def explain_checkpoint(parser: ArgumentParser) -> None:
+    """Let the help of `--ckpt_path` say what it means here, in place of Lightning's keywords, which we do not have."""
+    for action in parser._actions:
+        if action.dest == "ckpt_path":
+            action.help = _CHECKPOINT_HELP
 
 
 @contextlib.contextmanager
