@@ -87,6 +87,8 @@ def test_sweep_asks_for_parameters_that_exist(path: Path, monkeypatch: pytest.Mo
     _check_header(path)
     cli = main([*command, "--trainer.default_root_dir", str(tmp_path)], Instantiated)
     (wandb,) = [each for each in cli.trainer.loggers if isinstance(each, WandbLogger)]
+    if "model.seed" in sweep["parameters"]:  # runs that differ in their seed differ in all that is drawn
+        assert cli.datamodule.seed == cli.config.fit.model.seed == 2
     assert not wandb._offline, "W&B chooses the next run by what this one reports"
 
 
