@@ -71,6 +71,7 @@ def test_odd_data_are_named_counted_and_reported(
     (tables,) = (tmp_path / "runs").glob("*-test/benchmark_test_*.json")
     content = json.loads(tables.read_text())
     assert {row["num_masks"] for row in content["rows"]} == {2}  # a and d
+    assert "\nodd: 2 of 5 images, at most 2 masks of each; 2 x 2 points\ntest at step 0, base model nano" in printed
     found = {reason: (kind["num_masks"], kind["num_left_out"]) for reason, kind in content["remarks"]["odd"].items()}
     assert found == {
         "mask of another size than the image": (1, 1),

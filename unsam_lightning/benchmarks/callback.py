@@ -19,7 +19,8 @@ from unsam_lightning.benchmarks.cases import choose_cases, draw_case
 from unsam_lightning.benchmarks.evaluate import ImageResult
 from unsam_lightning.benchmarks.kept import KeptResults, fingerprint
 from unsam_lightning.benchmarks.objects import object_rows, objects_to_csv
-from unsam_lightning.benchmarks.printing import print_boundaries, print_dial, print_remarks, print_table
+from unsam_lightning.benchmarks.printing import print_boundaries, print_dial, print_remarks, print_scope, print_table
+from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.benchmarks.tables import (
     Row,
     boundary_numbers,
@@ -132,19 +133,23 @@ class BenchmarkCallback(Callback):
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))
         more = {"dial": dial, "one_click_iou_at_g": curves, "contours": boundaries, "remarks": odd}
         write_text_aside(self.run_dir / f"benchmark_{step}.json", to_json(rows, about, **more))
-        self._draw(trainer, results, loader, f"cases_{step}")
+        datasets = [images.dataset for images in loader.dataset.dataset.datasets]
+        self._draw(trainer, results, datasets, f"cases_{step}")
         module.kept.forget()
+        print_scope(datasets, results, module.evaluation.points_per_side)
         print_table(rows, f"{stage} at step {trained_steps}, base model {module.model.base_name}")
         print_dial(dial)
         print_boundaries(boundaries)
         print_remarks(odd)
 
-    def _draw(self, trainer: Trainer, results: Sequence[ImageResult], loader: Any, folder: str) -> None:
+    def _draw(
+        self, trainer: Trainer, results: Sequence[ImageResult], datasets: Sequence[EvalSubset], folder: str
+    ) -> None:
         """Write pictures of the best, median and worst objects of each data set."""
-        datasets = {images.dataset.name: images.dataset for images in loader.dataset.dataset.datasets}
-        for name in sorted({result.dataset for result in results} & datasets.keys()):
+        by_name = {images.name: images for images in datasets}
+        for name in sorted({result.dataset for result in results} & by_name.keys()):
             for number, case in enumerate(choose_cases(results, name)):
-                picture = draw_case(case, datasets[name][case.image])
+                picture = draw_case(case, by_name[name][case.image])
                 path = self.run_dir / folder / f"{name}_{number}_{case.rank}.png"
                 write_png(path, picture, f"image {case.key}, mask {case.mask_id}")
                 for logger in trainer.loggers:

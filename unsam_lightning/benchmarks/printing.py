@@ -1,4 +1,4 @@
-"""What a benchmark prints to the terminal: the table, the dial, boundaries, and what was odd in the data.
+"""What a benchmark prints to the terminal: on what the table stands, the table, the dial, boundaries, odd data.
 
 Next in the tour: `benchmarks/callback.py`.
 """
@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from unsam_lightning.benchmarks.evaluate import ImageResult
+from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.benchmarks.tables import Row
 
 #: Columns of the printed table: the row's field, the heading, whether it is a share, printed in per cent.
@@ -33,6 +35,22 @@ _PRINTED_DIAL = (
     "recall75",
     "stability",
 )
+
+
+def print_scope(datasets: Sequence[EvalSubset], results: Sequence[ImageResult], points_per_side: int) -> None:
+    """Print a line for each data set: how many of its images and masks the table stands on, and the grid of clicks.
+
+    Args:
+        datasets: What was asked for.
+        results: Of all ranks; images without a mask to measure do not count.
+        points_per_side: Of the grid; 0: none.
+    """
+    print()  # a progress bar has not ended its line
+    grid = f"; {points_per_side} x {points_per_side} points" if points_per_side else ""
+    for images in datasets:
+        measured = sum(one.dataset == images.name and one.num_masks > 0 for one in results)
+        masks = "all masks" if images.max_masks is None else f"at most {images.max_masks} masks"
+        print(f"{images.name}: {measured} of {len(images.dataset)} images, {masks} of each{grid}")
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:
