@@ -43,6 +43,12 @@ def test_between_and_beyond_the_knots() -> None:
     torch.testing.assert_close(calibration.apply(asked), expected)
 
 
+def test_its_text_is_one_short_line() -> None:
+    given = (0.1, 0.1, 0.1, 0.1, 0.162807, 0.183297, 0.399031, 0.997665, 1.0, 1.0)
+    text = str(Calibration(asked=SWEEP, given=given, num_clicks=8))
+    assert text == "calibrated on 8 clicks: 0.1>0.1 0.3>0.1 0.5>0.16 0.7>0.4 0.9>1"
+
+
 def test_nothing_to_invert() -> None:
     assert fit_calibration(STEPS.tolist(), np.zeros((0, 19))) is None
     assert fit_calibration(STEPS.tolist(), np.full((3, 19), np.nan)) is None

@@ -34,6 +34,11 @@ class Calibration:
     given: tuple[float, ...]
     num_clicks: int
 
+    def __str__(self) -> str:
+        """Say on how many clicks it stands, and every other knot: what is asked for > what the decoder gets."""
+        knots = zip(self.asked[::2], self.given[::2], strict=True)
+        return f"calibrated on {self.num_clicks} clicks: {' '.join(f'{a:.2g}>{g:.2g}' for a, g in knots)}"
+
     def apply(self, granularity: Tensor) -> Tensor:
         """Return what the decoder gets for granularities (...)."""
         asked, given = (torch.tensor(knots, device=granularity.device) for knots in (self.asked, self.given))

@@ -19,6 +19,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     # Our label batches are shared out among the workers, see ShardImages.
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
+    # Labels that are all there leave nothing to make; training and benchmarks without images are refused by ourselves.
+    warnings.filterwarnings("ignore", message=".*Total length of `DataLoader` across ranks is zero. Please.*")
     # The frozen SAM-2 stays in eval mode on purpose.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.12
