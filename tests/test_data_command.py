@@ -266,7 +266,7 @@ def test_unknown_and_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("scenes_test", "scenes, which is drawn"),
         ("scenes", "scenes, which is drawn"),  # the data set's name, in scenes_test.yaml
         ("bsds500_train", "which is a folder of images"),
-        ("bsds500_train", "data bsds500_train_people --root DIR"),  # where the folder comes from
+        ("bsds500_train", "data bsds500_val --root DIR"),  # where the folder comes from
     ):
         code, printed = run(capsys, name, "--root", tmp_path)
         assert (code, found in printed) == (2, True)
