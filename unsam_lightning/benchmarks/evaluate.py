@@ -29,7 +29,10 @@ THRESHOLDS = (0.8, 0.85, 0.9)
 HIGHEST_THRESHOLD = 0.95
 
 #: Of which proposals contours are made.
-CONTOURED = ("base", "tuned", "base, equal calls")
+CONTOURED = ("base", "tuned", "base, equal calls", "tuned and base, equal calls")
+
+#: Granularities that share the decoder calls with the base's three masks; every other one of the sweep.
+SHARING = SWEEP[1::2]
 
 #: A metric's states as plain lists, which travel between ranks and add up.
 State = dict[str, Any]
@@ -45,7 +48,8 @@ class EvaluationConfig:
         target: IoU that ends a session; not below 0.9. From 0.95 on there is a NoC95.
         points_per_side: Grid of clicks for the whole-image proposals; 0 leaves them out.
         equal_calls: Also judge the base on a grid of sqrt(10) times the points a side, so that its three masks a point
-            have as many decoder calls as the union of ten granularities. Holds three times the union's masks.
+            have as many decoder calls as the union of ten granularities, which holds three times the union's masks;
+            and half of these calls together with five of the ten granularities.
         felzenszwalb: Also judge Felzenszwalb's regions as whole-image proposals; needs scikit-image.
         memory_gb: Bounds what the decoder and the sessions hold at a time, model and image embedding not counted.
         precision: Of the decoder on a CPU: "bfloat16" takes half the time where the processor has instructions for it.
@@ -92,7 +96,8 @@ class ImageResult:
         area_px: Pixels of every ground-truth mask, by its name.
         otsu: IoU of the two sides of Otsu's threshold with every mask, by its name: {"bright": ..., "dark": ...}.
         dial: State of `metrics.dial.Dial`; empty without masks.
-        recall: "base", "base, equal calls", "tuned" (all ten g), "tuned g = 0.3" or "felzenszwalb" -> state of
+        recall: "base", "base, equal calls", "tuned" (all ten g), "tuned g = 0.3",
+            "tuned and base, equal calls" or "felzenszwalb" -> state of
             `metrics.proposals.AverageRecall` of this image's proposals; empty if left out or without masks.
         boundaries: one of `CONTOURED` -> state of `metrics.boundary_bsds.BSDSBoundary`; empty where the masks are no
             segmentations.
@@ -189,7 +194,7 @@ def _state(metric: Any) -> State:
 
 
 def _propose(model: UnSAM, embedding: Embedding, config: EvaluationConfig) -> dict[str, Proposals]:
-    """Return the whole-image proposals of the base, of the tuned model at all ten g, and at each fixed g."""
+    """Return the whole-image proposals of the base, of the tuned model at all ten g, at each fixed g, and of both."""
 
     def propose(granularities: tuple[float, ...] | None, points_per_side: int) -> Proposals:
         return propose_masks(
@@ -206,4 +211,7 @@ def _propose(model: UnSAM, embedding: Embedding, config: EvaluationConfig) -> di
     found |= {f"tuned g = {g:g}": tuned.select((tuned.granularity - g).abs() < 0.01) for g in config.fixed}
     if config.equal_calls:
         found["base, equal calls"] = propose(None, round(config.points_per_side * len(SWEEP) ** 0.5))
+        finer = int(config.points_per_side * (len(SWEEP) - len(SHARING)) ** 0.5)
+        share = torch.isin(tuned.granularity, tuned.granularity.new_tensor(SHARING))
+        found["tuned and base, equal calls"] = tuned.select(share).joined(propose(None, finer))
     return found

@@ -19,7 +19,7 @@ import torch
 
 from unsam_lightning.benchmarks.baselines import SCALES
 from unsam_lightning.benchmarks.boundaries import STRENGTHS
-from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, State
+from unsam_lightning.benchmarks.evaluate import SHARING, EvaluationConfig, ImageResult, State
 from unsam_lightning.benchmarks.objects import ObjectRow, sweep_mode
 from unsam_lightning.benchmarks.sample import Remark
 from unsam_lightning.granularity import SWEEP
@@ -130,6 +130,7 @@ def _recall_rows(dataset: str, results: Sequence[ImageResult], config: Evaluatio
         "tuned": ("tuned", "grid: union of 10 g"),
     }
     whole |= {f"tuned g = {g:g}": ("tuned", f"grid: fixed g = {g:g}") for g in config.fixed}
+    whole |= {"tuned and base, equal calls": ("tuned", f"grids: {len(SHARING)} g, and 3 masks a point of a finer one")}
     whole |= {"felzenszwalb": ("felzenszwalb", f"regions at {len(SCALES)} scales")}
     rows = []
     for method, (model, mode) in whole.items():

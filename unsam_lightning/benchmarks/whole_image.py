@@ -54,6 +54,10 @@ class Proposals(NamedTuple):
         """Return the proposals at `index`, a mask or positions."""
         return Proposals(self.logits[index], self.scores[index], self.granularity[index])
 
+    def joined(self, more: Proposals) -> Proposals:
+        """Return these proposals and more of the same image."""
+        return Proposals(*(torch.cat(pair) for pair in zip(self, more, strict=True)))
+
     def rles(self, height: int, width: int) -> list[str]:
         """Return the COCO RLE counts strings of the masks in the size of their image."""
 

@@ -60,6 +60,14 @@ BARS = (
         100,
         1,
     ),
+    Bar(
+        "AR1000 %, 5 g and the base's masks; base of as many calls",
+        "whole image, grids: 5 g, and 3 masks a point of a finer one",
+        "whole image, grid of 10 times the points: 3 masks a point",
+        "ar1000",
+        100,
+        1,
+    ),
     Bar("boundary F %, ODS", _BOUNDARIES, _BOUNDARIES, "ods_f", 100, 1),
 )
 
