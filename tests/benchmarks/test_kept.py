@@ -8,6 +8,7 @@ import torch
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult, evaluate_sample
 from unsam_lightning.benchmarks.kept import KeptResults, fingerprint
 from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.calibration import Calibration
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 
@@ -66,6 +67,18 @@ def test_folder_of_others_is_not_removed(sample: EvalSample, tmp_path: Path) -> 
         )
     KeptResults(tmp_path / "u" / "x").forget()
     assert [path.name for path in (tmp_path / "u").iterdir()] == ["y"]
+
+
+def test_fingerprint_follows_the_dials_map() -> None:
+    model = UnSAM.from_pretrained("nano")
+    plain = fingerprint(model, CONFIG, "32")
+    found = {plain}
+    for middle in (0.3, 0.4):
+        model.calibration = Calibration(asked=(0.1, 0.5, 1.0), given=(0.1, middle, 1.0), num_clicks=4)
+        found.add(fingerprint(model, CONFIG, "32"))
+    assert len(found) == 3
+    model.calibration = None
+    assert fingerprint(model, CONFIG, "32") == plain
 
 
 def test_fingerprint_follows_weights_and_config() -> None:

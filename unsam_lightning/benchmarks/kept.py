@@ -77,11 +77,12 @@ def fingerprint(model: UnSAM, config: EvaluationConfig, about: Any) -> str:
     """Return a name for an evaluation, 16 hex digits, of all that its results depend on but the images.
 
     Args:
-        model: Its base's checksum and its trained weights count.
+        model: Its base's checksum, its trained weights and its dial's map count.
         config: What is measured.
         about: Anything else, such as the precision; by its `repr`.
     """
-    digest = hashlib.sha256(repr((__version__, model.base_name, model.base_sha256, config, about)).encode())
+    settings = (__version__, model.base_name, model.base_sha256, model.calibration, config, about)
+    digest = hashlib.sha256(repr(settings).encode())
     state = model.state_dict()
     for name in model.trained_names():
         weight = state[name].detach().to("cpu", torch.float32).numpy()
