@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from unsam_lightning.calibration import Calibration
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 from unsam_lightning.teacher import Teacher, Teaching
@@ -50,6 +51,13 @@ def test_the_teacher_answers_as_a_student_with_its_numbers_would(student: UnSAM)
         assert not torch.equal(student.decode(embedding, click, label, 0.4).masks, answer)
         student.decoder.token.copy_(before)
         assert torch.equal(student.decode(embedding, click, label, 0.4).masks, answer)
+
+
+def test_the_teacher_of_a_calibrated_student_answers_by_its_bare_dial(student: UnSAM) -> None:
+    student.calibration = Calibration(asked=(0.1, 1.0), given=(0.1, 0.4), num_clicks=4)  # of an earlier training
+    teacher = Teacher(student, decay=0.9)
+    assert teacher.model.calibration is None
+    assert student.calibration is not None  # until it trains; the first pictures of a run are drawn with it
 
 
 def test_state_goes_on_where_it_was(student: UnSAM) -> None:

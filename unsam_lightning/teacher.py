@@ -60,6 +60,8 @@ class Teacher:
         # A table of its own: the shallow copy still shares the student's.
         self.model._modules = dict(student._modules)
         self.model._modules["decoder"] = copy.deepcopy(student.decoder, frozen).requires_grad_(False)
+        # The student forgets its dial's map when it trains; answers by the old one would teach it another dial.
+        self.model.calibration = None
         self.model.eval()
         own = dict(self.model.decoder.named_parameters())
         self._pairs = {n: (own[n], p) for n, p in student.decoder.named_parameters() if p.requires_grad}
