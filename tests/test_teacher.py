@@ -1,8 +1,11 @@
 """The teacher: a running average on the student's own frozen numbers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from unsam_lightning.__main__ import main
 from unsam_lightning.calibration import Calibration
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
@@ -20,7 +23,7 @@ def test_average_by_hand(student: UnSAM) -> None:
     for step, value in enumerate((1.0, 5.0), start=1):
         with torch.no_grad():
             student.decoder.token.fill_(value)
-        teacher.follow()
+        teacher.follow(step - 1)
         decay = min(0.5, step / (step + 9))
         start = decay * start + (1 - decay) * value
         torch.testing.assert_close(teacher.model.decoder.token.detach(), start)
@@ -64,14 +67,44 @@ def test_state_goes_on_where_it_was(student: UnSAM) -> None:
     teacher = Teacher(student, decay=0.9)
     with torch.no_grad():
         student.decoder.token.add_(1.0)
-    teacher.follow()
+    teacher.follow(0)
     other = Teacher(student, decay=0.9)
     other.load(teacher.state())
     for each in (teacher, other):
-        each.follow()
+        each.follow(1)
     assert torch.equal(teacher.model.decoder.token, other.model.decoder.token)
     with pytest.raises(UserError, match="other names"):
         other.load({"updates": 1, "averages": {}})
+
+
+def test_an_optimizer_step_of_several_batches_is_followed_once_also_when_a_resumed_run_begins_it_anew(
+    student: UnSAM,
+) -> None:
+    teacher, resumed, old = (Teacher(student, decay=0.9) for _ in range(3))
+    with torch.no_grad():
+        student.decoder.token.add_(1.0)
+    teacher.follow(4)
+    after = teacher.model.decoder.token.clone()
+    teacher.follow(4)
+    resumed.load(teacher.state())
+    resumed.follow(4)
+    for each in (teacher, resumed):
+        assert (each.updates, torch.equal(each.model.decoder.token, after)) == (1, True)
+    resumed.follow(5)
+    assert resumed.updates == 2
+    old.load({key: value for key, value in teacher.state().items() if key != "followed_at"})
+    old.follow(5)
+    assert torch.equal(old.model.decoder.token, resumed.model.decoder.token)
+
+
+def test_fit_follows_once_for_each_optimizer_step(tiny_run: Path, tmp_path: Path) -> None:
+    args = ["fit", "--config", str(tiny_run), "--test_after_fit", "false", "--data.num_workers", "0"]
+    args += ["--trainer.max_steps", "2", "--trainer.accumulate_grad_batches", "2", "--data.calibration_images", "0"]
+    assert main(args) == 0
+    (last,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
+    content = torch.load(last, weights_only=True)
+    assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 4
+    assert (content["teacher"]["updates"], content["teacher"]["followed_at"]) == (2, 1)
 
 
 def test_ramp() -> None:

@@ -129,7 +129,7 @@ class UnSAMModule(LightningModule):
         teacher = None
         if self.teacher is not None:
             # Before the step and not after it: a checkpoint is written between the two.
-            self.teacher.follow()
+            self.teacher.follow(self.global_step)
             teacher = self.teacher.model
         return training_objective(self.model, pair, weights, self.prompting, teacher=teacher, contrast=self.contrast)
 

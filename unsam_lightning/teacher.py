@@ -22,7 +22,7 @@ class Teaching:
     """How the consistency between two views is taught.
 
     Args:
-        decay: Of the running average, for each step; 0: the student's own answer teaches, without a second pass.
+        decay: Of the running average, for each optimizer step; 0: the student's own answer teaches, in the same pass.
         ramp_steps: Optimizer steps over which the weight of the consistency grows from 0 to its own.
     """
 
@@ -55,6 +55,7 @@ class Teacher:
 
     def __init__(self, student: UnSAM, decay: float) -> None:
         self.decay, self.updates = decay, 0
+        self._followed_at: int | None = None
         frozen: dict[int, Any] = {id(p): p for p in student.decoder.parameters() if not p.requires_grad}
         self.model = copy.copy(student)
         # A table of its own: the shallow copy still shares the student's.
@@ -67,9 +68,16 @@ class Teacher:
         self._pairs = {n: (own[n], p) for n, p in student.decoder.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Take the student's numbers of now into the average."""
-        self.updates += 1
+    def follow(self, step: int) -> None:
+        """Take the student's numbers of now into the average, once for each optimizer step.
+
+        Args:
+            step: Number of the optimizer step under way. All batches whose gradients gather in it get the same answers,
+                and so does one that a resumed run begins anew.
+        """
+        if step == self._followed_at:
+            return
+        self.updates, self._followed_at = self.updates + 1, step
         decay = min(self.decay, self.updates / (self.updates + 9))
         for mine, theirs in self._pairs.values():
             mine.lerp_(theirs, 1 - decay)
@@ -77,7 +85,7 @@ class Teacher:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold, in plain values and tensors."""
         averages = {name: mine.detach().clone() for name, (mine, _) in self._pairs.items()}
-        return {"updates": self.updates, "averages": averages}
+        return {"updates": self.updates, "followed_at": self._followed_at, "averages": averages}
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
@@ -88,6 +96,7 @@ class Teacher:
                 found="other names of numbers",
                 remedy="resume with the adapter that the run began with",
             )
-        self.updates = int(state["updates"])
+        # Checkpoints of older versions do not say at which step: they were written after it.
+        self.updates, self._followed_at = int(state["updates"]), state.get("followed_at")
         for name, (mine, _) in self._pairs.items():
             mine.copy_(state["averages"][name])
