@@ -1,12 +1,15 @@
 """Which images train."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from unsam_lightning.__main__ import main
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError
+from unsam_lightning.module import UnSAMModule
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,27 @@ def test_first_images_train_and_the_last_are_held_out(train_images: int | None, 
 def test_no_images_to_train_on_is_refused() -> None:
     with pytest.raises(UserError, match="train_images 0"):
         UnSAMData(train_images=0)
+
+
+def test_a_fraction_of_the_batches_is_that_fraction_of_each_epoch(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def note(module: UnSAMModule, pair: Any, batch_idx: int) -> Any:
+        seen.extend(pair.keys)
+        return 0 * sum(parameter.sum() for parameter in module.parameters() if parameter.requires_grad)
+
+    def two_epochs(limit: str) -> list[str]:
+        seen.clear()
+        args = ["fit", "--config", str(tiny_run), "--test_after_fit", "false", "--data.num_workers", "0"]
+        args += ["--data.batch_size", "1", "--trainer.max_steps", "-1", "--trainer.max_epochs", "2"]
+        assert main([*args, "--trainer.limit_train_batches", limit]) == 0
+        return list(seen)
+
+    monkeypatch.setattr(UnSAMModule, "training_step", note)
+    whole = two_epochs("1.0")
+    assert len(whole) == 22  # twelve images, one of them held out
+    assert two_epochs("0.5") == whole[:5] + whole[11:16]
+    assert two_epochs("0.1") == [whole[0], whole[11]]
+    assert two_epochs("3") == whole[:3] + whole[11:14]

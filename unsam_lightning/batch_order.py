@@ -24,7 +24,8 @@ class BatchSampler:
         world_size: Number of processes.
         seed: Of the order.
         batches_done: Called at the start of each pass: how many batches the run has consumed in all.
-        batches_per_epoch: Fewer than the data hold, for a limited epoch; None for all.
+        batches_per_epoch: Fewer than the data hold, for a limited epoch; None for all. `len` is all of them, for a
+            Trainer takes its fraction of that.
         shuffle_shards: Samples are shuffled within windows of this many shuffled shards, so that reads stay local.
     """
 
@@ -51,10 +52,10 @@ class BatchSampler:
         self.shard_sizes, self.batch_size, self.seed = list(shard_sizes), batch_size, seed
         self.rank, self.world_size, self.shuffle_shards = rank, world_size, shuffle_shards
         self.batches_done = batches_done
-        self._length = min(whole, batches_per_epoch or whole)
+        self._whole, self._length = whole, min(whole, batches_per_epoch or whole)
 
     def __len__(self) -> int:
-        return self._length
+        return self._whole
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, start = divmod(self.batches_done(), self._length)

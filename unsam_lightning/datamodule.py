@@ -181,7 +181,7 @@ class UnSAMData(LightningDataModule):
         return sizes
 
     def _limit(self, whole: int) -> int | None:
-        """Return how many batches an epoch has under `trainer.limit_train_batches`; None for all."""
+        """Return how many of an epoch's batches Lightning takes under `trainer.limit_train_batches`; None for all."""
         assert self.trainer is not None
         limit = self.trainer.limit_train_batches
         if limit is None or (limit == 1.0 and isinstance(limit, float)):
