@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 
 from unsam_lightning.__main__ import main
 from unsam_lightning.granularity import SWEEP
+from unsam_lightning.module import UnSAMModule
+from unsam_lightning.run_checkpoints import Checkpoints, Requeue
 
 # Six batches an epoch and eight steps: the run is killed in mid-epoch, and the resumed one crosses into the next epoch.
 KILL_AFTER_STEP = 4
@@ -58,6 +64,124 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
+
+
+def fit_here(config: Path, root: Path, *more: str) -> Path:
+    """Run `fit` in this process and return its run folder."""
+    args = ["fit", "--config", str(config), "--test_after_fit", "false", "--trainer.default_root_dir", str(root)]
+    assert main([*args, "--data.num_workers", "0", "--checkpoint_every", "100", *more]) == 0
+    return next(root.glob("*-fit"))
+
+
+def cut_inside(patch: pytest.MonkeyPatch, step: int, then: Callable[[UnSAMModule], object]) -> None:
+    """Have something done inside the first batch of an optimizer step, and a run die in the next step."""
+    whole, done = UnSAMModule.training_step, []
+
+    def training_step(module: UnSAMModule, pair: Any, batch_idx: int) -> torch.Tensor:
+        if module.global_step > step:
+            raise RuntimeError("killed")
+        loss = whole(module, pair, batch_idx)
+        if module.global_step == step and not done:
+            done.append(then(module))
+        return loss
+
+    patch.setattr(UnSAMModule, "training_step", training_step)
+
+
+def assert_same(resumed: Path, whole: Path) -> None:
+    assert losses(resumed) == losses(whole)
+    ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (resumed, whole))
+    for part in (lambda content: content["state_dict"], lambda content: content["teacher"]["averages"]):
+        assert part(ours).keys() == part(theirs).keys()
+        for name, value in part(theirs).items():
+            assert torch.equal(part(ours)[name], value), name
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The environment of a job; a file gets what SLURM is asked for, and `seen.ckpt` is what it finds saved then."""
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    look = f"cp {tmp_path}/jobs/*/checkpoints/last.ckpt {tmp_path}/seen.ckpt"
+    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\n{look}\nexit 0\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    job = {"JOB_ID": 7, "JOB_NAME": "unsam", "STEP_ID": 0, "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in (job | {"NODELIST": "here"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    before = signal.getsignal(signal.SIGUSR1)
+    yield tmp_path / "asked"
+    signal.signal(signal.SIGUSR1, before)
+
+
+# The last of five batches in an epoch, and, where gradients of two batches gather, the first one of a step.
+@pytest.mark.parametrize(("step", "gathered"), [(4, 1), (1, 2)])
+def test_slurms_warning_inside_a_step_saves_it_whole(
+    tiny_run: Path, tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch, step: int, gathered: int
+) -> None:
+    more = ["--trainer.accumulate_grad_batches", str(gathered), "--trainer.max_steps", str(step + 3)]
+    whole = fit_here(tiny_run, tmp_path / "whole", *more)
+    with monkeypatch.context() as patch:
+        cut_inside(patch, step, lambda module: os.kill(os.getpid(), signal.SIGUSR1))
+        with pytest.raises(RuntimeError, match="killed"):
+            fit_here(tiny_run, tmp_path / "jobs", *more)
+    assert slurm.read_text() == "requeue 7\n"
+    assert torch.load(tmp_path / "seen.ckpt", weights_only=True)["global_step"] == step + 1
+    assert not list(tmp_path.glob("jobs/*/hpc_*"))  # Lightning would load it into the labels' encoder, and into `test`
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert_same(fit_here(tiny_run, tmp_path / "jobs", *more), whole)
+
+
+def test_a_warning_outside_of_steps_is_answered_at_once_and_in_steps_by_all_processes_together(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved: list[int] = []
+    trainer: Any = SimpleNamespace(training=True, is_global_zero=True, global_step=3, loggers=[])
+    trainer.checkpoint_callbacks = [Checkpoints(slurm.parent, 100)]
+    trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: True)  # another one was warned
+    monkeypatch.setattr(Checkpoints, "save", lambda self, trainer: saved.append(trainer.global_step))
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    callback, module = Requeue(), LightningModule()
+    callback.setup(trainer, module, "predict")
+    works = (slurm.parent / "bin" / "scontrol").read_text()
+    (slurm.parent / "bin" / "scontrol").write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert "not requeued: scontrol requeue 7_2: no such job (1)" in capfd.readouterr().err
+    (slurm.parent / "bin" / "scontrol").write_text(works)
+
+    callback.on_train_start(trainer, module)
+    callback.on_train_batch_start(trainer)
+    callback.on_train_batch_end(trainer)
+    assert not saved  # the step goes on in the next batch
+    trainer.global_step = 4
+    trainer.is_global_zero = False  # one of the processes asks for all
+    callback.on_train_batch_end(trainer)
+    assert (slurm.is_file(), saved) == (False, [4])
+    trainer.is_global_zero = True
+    callback.on_train_batch_end(trainer)
+    assert (slurm.read_text(), saved) == ("requeue 7_2\n", [4, 4])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert saved == [4, 4]
+    callback.on_train_end(trainer, module)
+    assert (slurm.read_text(), saved) == ("requeue 7_2\n", [4, 4, 4])
+
+
+def test_a_checkpoint_saved_inside_a_step_goes_on_with_its_batch(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(module: UnSAMModule) -> None:
+        module.trainer.save_checkpoint(Path(module.trainer.default_root_dir) / "checkpoints" / "inside.ckpt")
+
+    whole = fit_here(tiny_run, tmp_path / "whole")
+    root, more = tmp_path / "cut", list[str]()
+    for step in (2, 4):  # twice, for the counts of the first must not have drifted
+        with monkeypatch.context() as patch:
+            cut_inside(patch, step, save)
+            with pytest.raises(RuntimeError, match="killed"):
+                fit_here(tiny_run, root, *more)
+        more = ["--ckpt_path", str(next(root.glob("*/checkpoints/inside.ckpt")))]
+    assert_same(fit_here(tiny_run, root, *more), whole)
 
 
 def test_the_last_step_is_saved_and_a_run_can_be_killed_before_its_first_checkpoint(

@@ -29,7 +29,7 @@ from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors, exp
 from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
-from unsam_lightning.run_checkpoints import Checkpoints, WholeCheckpoints
+from unsam_lightning.run_checkpoints import Checkpoints, Requeue, WholeCheckpoints
 from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, newest_checkpoint, remember
 
 
@@ -120,7 +120,7 @@ class UnSAMCLI(LightningCLI):
         if config.get("ckpt_path") == "last":
             config.ckpt_path = str(last_checkpoint(root))
         elif self.config.subcommand == "fit" and not config.get("ckpt_path") and os.environ.get("SLURM_RESTART_COUNT"):
-            # A requeued job: Lightning would take its own checkpoint, also where ours is newer.
+            # A requeued job goes on by itself.
             found = newest_checkpoint(new_run_dir(root, "fit"))
             config.ckpt_path = str(found) if found else None
         if config.get("ckpt_path"):
@@ -147,12 +147,13 @@ class UnSAMCLI(LightningCLI):
                 found=f"--trainer.precision {options['precision']}",
                 remedy="use bf16-mixed",
             )
-        own: list[Any] = [BenchmarkCallback(self.run_dir)]
+        own: list[Any] = [Guard(self.run_dir)] if self.subcommand == "fit" else []
+        own += [Requeue(), BenchmarkCallback(self.run_dir)]
         if options["enable_progress_bar"] is not False:
             own.append(Progress())
         loggers: Any = False
         if self.subcommand == "fit":
-            own += [Guard(self.run_dir), Calibrate(), Panels(self.run_dir)]
+            own += [Calibrate(), Panels(self.run_dir)]
             if config.data.val_images == 0:
                 options["limit_val_batches"] = 0
             if options["enable_checkpointing"] is not False:

@@ -152,7 +152,7 @@ class UnSAMData(LightningDataModule):
             world_size=self.trainer.world_size,
             seed=self.seed,
             # Lightning saves this count in every checkpoint: it is the data position.
-            batches_done=lambda: progress.total.ready,
+            batches_done=lambda: progress.total.processed,
             batches_per_epoch=self._limit(self.num_trained // self.batch_size),
         )
         return DataLoader(

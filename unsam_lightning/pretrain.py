@@ -20,7 +20,7 @@ from torch.cuda import device_count
 from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pretrain_export import main as export
 from unsam_lightning.pretrain_module import NanoPretraining
-from unsam_lightning.run_checkpoints import Checkpoints, WholeCheckpoints
+from unsam_lightning.run_checkpoints import Checkpoints, Requeue, WholeCheckpoints
 
 
 class _PretrainCLI(LightningCLI):
@@ -56,7 +56,7 @@ class _PretrainCLI(LightningCLI):
             "default_root_dir": str(self.run_dir),
             "max_epochs": -1,  # the phases alone say how long
             "max_steps": self.model.num_steps if options["max_steps"] == -1 else options["max_steps"],
-            "callbacks": [checkpoints, *(options.get("callbacks") or [])],
+            "callbacks": [Requeue(), checkpoints, *(options.get("callbacks") or [])],
             "plugins": WholeCheckpoints.among(options.get("plugins")),
             "logger": CSVLogger(self.run_dir, name="csv"),
             "use_distributed_sampler": False,

@@ -101,7 +101,7 @@ class NanoPretraining(LightningModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             # Lightning saves this count in every checkpoint: it is the data position.
-            batches_done=lambda: progress.total.ready,
+            batches_done=lambda: progress.total.processed,
             first_image=self.first_image,
         )
         return DataLoader(

@@ -1,15 +1,20 @@
-"""When a run's checkpoint is written, and how: it is whole under its name at any moment.
+"""When a run's checkpoint is written, and how: whole under its name at any moment, and also on SLURM's warning.
 
 Next in the tour: `loggers.py`.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -36,23 +41,119 @@ class Checkpoints(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def save(self, trainer: Trainer) -> None:
+        """Save now; every process calls it."""
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the start, so that a run killed before its first checkpoint is found again."""
         super().on_train_start(trainer, module)
         if trainer.global_step == 0:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save the end; Lightning does so only if nothing was saved before."""
         super().on_train_end(trainer, module)
         # Also where the last step is saved already: `Calibrate` has been at work since.
-        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self.save(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take back the count of a step that had begun and not ended when it was saved: its batch comes again."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            if counts["ready"] > counts["processed"]:
+                counts["ready"] = counts["started"] = counts["processed"]
+                progress["is_last_batch"] = False
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Say how a run that its user stopped goes on."""
         super().on_exception(trainer, module, exception)
         if isinstance(exception, KeyboardInterrupt) and Path(self.last_model_path).is_file():
             rank_zero_info(f"stopped; the same command with --ckpt_path last goes on from {self.last_model_path}")
+
+
+class Requeue(Callback):
+    """Has SLURM requeue the job when it warns of the time limit (SIGUSR1), with all that was trained in `last.ckpt`.
+
+    Lightning would save at the signal itself, mostly inside a step: weights, optimizer and counts of different moments,
+    without the gradients that have gathered. It would also load that file into whatever the requeued job runs first,
+    such as the encoder of the labels. Here a warning waits for the end of the optimizer step under way, and all
+    processes save at the same one. Labels, validations and tests keep their results on disk and are requeued at once.
+    """
+
+    def __init__(self) -> None:
+        self._listens = self._is_warned = self._trains = self._is_requeued = False
+        self._step = 0
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Listen, in a job; Lightning leaves a signal alone that has a handler already."""
+        self._listens, self._trains = SLURMEnvironment.detect(), False
+        if self._listens:
+            signal.signal(signal.SIGUSR1, partial(self._on_warning, trainer, os.getpid()))
+
+    def _on_warning(self, trainer: Trainer, process: int, *args: object) -> None:
+        if os.getpid() != process:
+            return  # a loader's worker, which has the handler from the process that it was forked from
+        self._is_warned = True
+        if not (self._trains and trainer.training):
+            self._answer(trainer)
+
+    def _answer(self, trainer: Trainer) -> None:
+        if self._is_warned and trainer.is_global_zero and not self._is_requeued:
+            self._is_requeued = requeue()
+        self._is_warned = False  # the warning of another process may still come
+
+    def _save(self, trainer: Trainer) -> None:
+        for each in trainer.checkpoint_callbacks:
+            if isinstance(each, Checkpoints):
+                each.save(trainer)
+        for logger in trainer.loggers:
+            logger.save()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """From now on a warning waits."""
+        self._trains = True
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Note which optimizer step this batch is of."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Answer after an optimizer step; between two of them gradients gather, which no checkpoint holds."""
+        if not self._listens or trainer.global_step == self._step:
+            return
+        self._is_warned = trainer.strategy.reduce_boolean_decision(self._is_warned, all=False)
+        if self._is_warned:
+            self._save(trainer)
+            self._answer(trainer)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save before a validation, which can take longer than SLURM waits."""
+        if self._listens and self._trains:
+            self._save(trainer)
+            self._answer(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save before the dial is calibrated, as before a validation."""
+        self._trains = False
+        if self._listens:
+            self._save(trainer)
+            self._answer(trainer)
+
+
+def requeue() -> bool:
+    """Ask SLURM to put this job into its queue again; say whether it does, and why not."""
+    job = os.environ["SLURM_JOB_ID"]
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True, text=True)
+        found = f"{done.stderr.strip()} ({done.returncode})" if done.returncode else ""
+    except OSError as error:
+        found = str(error)
+    said = f"not requeued: scontrol requeue {job}: {found}" if found else f"job {job} is requeued"
+    os.write(2, f"{said}\n".encode())  # a signal can come inside a print, and there is no printing inside a print
+    return not found
 
 
 class WholeCheckpoints(TorchCheckpointIO):
