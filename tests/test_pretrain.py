@@ -20,12 +20,13 @@ from unsam_lightning.losses.multimask import multimask_terms, pairwise_costs
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain import main
-from unsam_lightning.pretrain_data import Phase, PhaseSampler, ScenePrompts, choose_masks, noisy_box
+from unsam_lightning.pretrain_data import Phase, PhaseSampler, PromptBatch, ScenePrompts, choose_masks, noisy_box
 from unsam_lightning.pretrain_export import export_weights, load_exported, one_click_iou
 from unsam_lightning.pretrain_module import NanoPretraining
 from unsam_lightning.pretrain_passes import decode_all, encode_with_gradient, set_frame
 from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local
 from unsam_lightning.prompts import deepest_pixel
+from unsam_lightning.run_checkpoints import Checkpoints
 from unsam_lightning.scenes import make_scene
 
 
@@ -238,6 +239,31 @@ def test_resumed_run_equals_an_uninterrupted_one_and_is_exported(tmp_path: Path)
     torch.save({"model": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"a checkpoint of `pretrain`"):
         export_weights(tmp_path / "other.ckpt", out)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_run_killed_after_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path: Path, inside: bool) -> None:
+    whole, cut, resumed = _module(), _module(), _module()
+    _trainer(tmp_path).fit(whole)
+    step, last = cut.training_step, tmp_path / "checkpoints" / "last.ckpt"
+
+    def training_step(batch: PromptBatch, batch_idx: int) -> torch.Tensor:
+        if cut.global_step == 5:
+            raise RuntimeError("killed")
+        loss = step(batch, batch_idx)
+        if inside and cut.global_step == 4:
+            cut.trainer.save_checkpoint(last)
+        return loss
+
+    cut.training_step = training_step  # type: ignore[method-assign]
+    checkpoints = {"enable_checkpointing": True, "callbacks": [Checkpoints(tmp_path, 4)]}
+    with pytest.raises(RuntimeError, match="killed"):
+        _trainer(tmp_path, **checkpoints).fit(cut)
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    _trainer(tmp_path, **checkpoints).fit(resumed, ckpt_path=last, weights_only=True)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
 
 
 @pytest.mark.filterwarnings("ignore")

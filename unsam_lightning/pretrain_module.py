@@ -192,8 +192,9 @@ class NanoPretraining(LightningModule):
         """Say where the run started, for the card."""
         checkpoint["start"] = self.start
 
-    def on_train_batch_end(self, outputs: Any, batch: PromptBatch, batch_idx: int) -> None:
-        """Take the new weights into the running average."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the new weights into the running average; here, for a checkpoint is written right after the step."""
+        super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.sam)
 
     def configure_optimizers(self) -> Any:
