@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+from unsam_lightning import callbacks
 from unsam_lightning.__main__ import main
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.module import UnSAMModule
@@ -237,3 +238,38 @@ def test_the_dial_is_calibrated_by_default_and_stays_so_when_a_finished_run_is_a
     assert rows(fitted) == rows(run("test", "test", "--ckpt_path", last))
     off = run("off", "fit", "--test_after_fit", "false", "--data.calibration_images", "0")
     assert calibration(off) is None
+
+
+def test_a_run_killed_after_its_last_step_is_calibrated_when_it_is_asked_again(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(root: Path, *more: str) -> dict[str, Any]:
+        run = fit_here(tiny_run, root, "--trainer.max_steps", "2", "--checkpoint_every", "1", *more)
+        assert (run / "panels" / "step_000002.png").is_file()
+        content: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        return content
+
+    def kill(*args: object) -> None:
+        raise RuntimeError("killed")
+
+    whole, root = fit(tmp_path / "whole"), tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "fit_calibration", kill)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(root)
+    (last,) = root.glob("*/checkpoints/last.ckpt")
+    copy = tmp_path / "copy" / "1-fit" / "checkpoints" / "last.ckpt"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(last.read_bytes())
+    assert torch.load(last, weights_only=True)["unsam"]["calibration"] is None
+
+    made_up = fit(root, "--ckpt_path", str(last))
+    assert made_up["unsam"] == whole["unsam"] | {"config": made_up["unsam"]["config"]}
+    assert made_up["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == 2
+    assert made_up["unsam"]["calibration"] is not None
+    with monkeypatch.context() as patch:  # refused, as where the answers do not grow
+        patch.setattr(callbacks, "fit_calibration", lambda *args: None)
+        assert fit(copy.parents[2], "--ckpt_path", str(copy))["unsam"]["calibration"] is None
+    monkeypatch.setattr(callbacks, "fit_calibration", kill)  # neither is measured once more
+    for path in (last, copy):
+        fit(path.parents[2], "--ckpt_path", str(path))

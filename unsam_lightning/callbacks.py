@@ -73,19 +73,43 @@ class Calibrate(Callback):
 
     def __init__(self, clicks_per_image: int = 8) -> None:
         self.clicks_per_image = clicks_per_image
+        self._tried_at: int | None = None  # the step after which it was fitted, or refused
 
-    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold: whether this was done already."""
+        return {"tried_at": self._tried_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._tried_at = state_dict["tried_at"]
+
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         """Measure and fit; every process does the same and finds the same."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, UnSAMData) or not data.held_out:
+        self._calibrate(trainer, module)
+
+    def on_fit_end(self, trainer: Trainer, module: Any) -> None:
+        """Make up for it where the run was killed after its last step: asked again, it has nothing left to train."""
+        if module.model.calibration is not None or trainer.global_step in (0, self._tried_at):
             return
+        module.to(trainer.strategy.root_device)  # Lightning has taken it off already
+        if self._calibrate(trainer, module):
+            for each in trainer.checkpoint_callbacks:
+                each.on_train_end(trainer, module)
+
+    @torch.no_grad()
+    def _calibrate(self, trainer: Trainer, module: Any) -> bool:
+        """Return whether there was anything to measure."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, UnSAMData) or not hasattr(data, "pairs") or not data.held_out:
+            return False
         was_training = module.training
         module.eval()
         effective = [row for index in data.held_out for row in self._sizes(module.model, *data.pairs.read(index)[1:])]
         module.train(was_training)
         module.model.calibration = fit_calibration(self.STEPS, np.asarray(effective).reshape(-1, len(self.STEPS)))
+        self._tried_at = trainer.global_step
         rank_zero_info(f"dial: {module.model.calibration or 'not calibrated, for its answers do not grow'}")
+        return True
 
     def _sizes(self, model: Any, image: npt.NDArray[np.uint8], label: dict[str, Any]) -> list[npt.NDArray[np.float64]]:
         masks = decode_masks([entry["rle"] for entry in label["masks"]], label["height"], label["width"])
@@ -148,9 +172,15 @@ class Panels(Callback):
         """Draw the end."""
         self._draw(trainer, module)
 
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draw the end of a run that was killed after its last step."""
+        self._draw(trainer, module)
+
     def _draw(self, trainer: Trainer, module: Any) -> None:
         path = self.run_dir / "panels" / f"step_{trainer.global_step:06d}.png"
-        if not trainer.is_global_zero or path.is_file() or not isinstance(data := trainer.datamodule, UnSAMData):  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        is_there = isinstance(data, UnSAMData) and hasattr(data, "pairs")  # no pairs without training batches
+        if not trainer.is_global_zero or path.is_file() or not is_there:
             return
         was_training = module.training
         module.eval()
