@@ -24,6 +24,8 @@ def quieten() -> None:
     # The frozen SAM-2 stays in eval mode on purpose.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 with torch 2.12
+    # What writes a run's checkpoints, `Checkpoints`, is not needed to judge one.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "Tip:" not in line.msg)
     # Lightning 2.6 calls jsonargparse functions that will go in jsonargparse 5; our bound is below 5.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
