@@ -189,6 +189,7 @@ def test_other_formats_are_refused(content: Any, tmp_path: Path) -> None:
         ("unsam.calibration", {"asked": [0.1, 1.0]}, "KeyError 'given'"),
         ("unsam.calibration", {"asked": [0.1], "given": [0.1], "num_clicks": 1}, "1 and 1 numbers"),
         ("state_dict", [1], "no state_dict"),
+        ("global_step", "seven", "no whole number as global_step"),
         ("state_dict", {"model.decoder.token": 3}, "no state_dict"),
     ],
 )

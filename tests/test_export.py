@@ -77,6 +77,23 @@ def test_adapter_layout_drops_the_state_of_the_training(tmp_path: Path) -> None:
     assert export(UnSAM.from_pretrained(str(tmp_path / "last.ckpt")), "adapter", tmp_path / "thin.ckpt") == []
     assert (tmp_path / "thin.ckpt").stat().st_size < 0.5 * (tmp_path / "last.ckpt").stat().st_size
     assert torch.equal(masks_of(UnSAM.from_pretrained(str(tmp_path / "thin.ckpt")), 0.3), masks_of(model, 0.3))
+    assert torch.load(tmp_path / "thin.ckpt", weights_only=True)["global_step"] == 7
+
+
+def test_an_exported_adapter_is_measured_and_not_trained_on(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(adapter_state(changed("default")) | {"global_step": 7}, tmp_path / "last.ckpt")
+    thin = tmp_path / "thin.ckpt"
+    assert main(["export", str(tmp_path / "last.ckpt"), "--layout", "adapter", "--out", str(thin)]) == 0
+    assert main(["test", "--config", str(tiny_run), "--ckpt_path", str(thin), "--data.test_images", "1"]) == 0
+    assert list(tmp_path.glob("runs/*-test/benchmark_test_000007.json"))
+    capsys.readouterr()
+    assert main(["fit", "--config", str(tiny_run), "--ckpt_path", str(thin)]) == 2
+    assert f"--model.backbone {thin} instead of --ckpt_path" in capsys.readouterr().err
+    torch.save(adapter_state(changed("default")), tmp_path / "old.ckpt")  # as `export` wrote it before
+    assert main(["test", "--config", str(tiny_run), "--ckpt_path", str(tmp_path / "old.ckpt")]) == 2
+    assert "found no pytorch-lightning_version, no global_step; write it anew" in capsys.readouterr().err
 
 
 def test_untrained_adapter_exports_as_the_base_itself() -> None:

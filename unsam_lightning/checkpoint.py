@@ -103,6 +103,7 @@ def read_adapter(path: Path) -> dict[str, Any]:
     missing = [] if names_base else ["base with its name and sha256"]
     missing += [] if isinstance(about.get("adapter"), dict) else ["adapter"]
     missing += [] if is_state_dict(content.get("state_dict")) else ["state_dict"]
+    missing += [] if isinstance(content.get("global_step", 0), int) else ["whole number as global_step"]
     if missing:
         raise UserError(
             expected=f"a complete adapter checkpoint at {path}",
@@ -110,6 +111,28 @@ def read_adapter(path: Path) -> dict[str, Any]:
             remedy="pass a checkpoint as `fit` wrote it",
         )
     return dict(content)
+
+
+def check_for_trainer(content: dict[str, Any], path: Path, *, goes_on: bool) -> None:
+    """Raise `UserError` unless Lightning's Trainer can take what `read_adapter` returned.
+
+    Args:
+        content: Of the file.
+        path: Of the file, for the error.
+        goes_on: Whether training is to go on where it stopped, for which the optimizer's state is needed.
+    """
+    if absent := [key for key in ("pytorch-lightning_version", "global_step") if key not in content]:
+        raise UserError(
+            expected=f"a checkpoint that a trainer can load at {path}",
+            found=f"no {', no '.join(absent)}",
+            remedy=f"write it anew: export {path} --layout adapter --out FILE.ckpt",
+        )
+    if goes_on and "optimizer_states" not in content:
+        raise UserError(
+            expected=f"a checkpoint of `fit`, with the state of its optimizer, at {path}",
+            found="an adapter alone, as `export` writes it",
+            remedy=f"start a new run from it: --model.backbone {path} instead of --ckpt_path",
+        )
 
 
 def _recorded_base(content: dict[str, Any], path: Path) -> str:
@@ -145,6 +168,7 @@ def load_adapter(model: UnSAM, content: dict[str, Any], where: str) -> None:
     calibration = content["unsam"].get("calibration")
     model.calibration = None if calibration is None else Calibration.from_dict(calibration)
     model.training_config = content["unsam"].get("config")
+    model.trained_steps = content.get("global_step", 0)
 
 
 def check_base(model: UnSAM, about: dict[str, Any], where: str) -> None:

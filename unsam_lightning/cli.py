@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.callback import BenchmarkCallback
 from unsam_lightning.callbacks import Calibrate, Guard, Panels, Progress
-from unsam_lightning.checkpoint import load_adapter, read_adapter
+from unsam_lightning.checkpoint import check_for_trainer, load_adapter, read_adapter
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.loggers import WandbOptions, run_loggers
@@ -124,7 +124,8 @@ class UnSAMCLI(LightningCLI):
             found = newest_checkpoint(new_run_dir(root, "fit"))
             config.ckpt_path = str(found) if found else None
         if config.get("ckpt_path"):
-            read_adapter(Path(config.ckpt_path))
+            path = Path(config.ckpt_path)
+            check_for_trainer(read_adapter(path), path, goes_on=self.config.subcommand == "fit")
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder: a resumed run goes on in its own."""

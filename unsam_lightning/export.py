@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ def export(model: UnSAM, layout: str, out: Path, granularity: float | None = Non
 
     Args:
         model: In eval mode, LoRA not merged.
-        layout: A key of `LAYOUTS`. "adapter": our checkpoint, without optimizer and loop. "unsamv2": the official
+        layout: A key of `LAYOUTS`. "adapter": our checkpoint, without optimizer and loop: what `test`, `validate` and
+            `--model.backbone` take, and training cannot go on from. "unsamv2": the official
             layout, {"model": state dict}; exact masks. "sam2": stock SAM-2 at one granularity, see `sam2_state`.
         out: File to write, with one of the layout's suffixes; whole under its name or not there.
         granularity: In [0.1, 1], for "sam2" and only there; 1.0, the whole object, by default.
@@ -62,7 +64,9 @@ def export(model: UnSAM, layout: str, out: Path, granularity: float | None = Non
         )
     refuse_merged(model)
     if layout == "adapter":
-        write_checkpoint(adapter_state(model), out)
+        # Lightning loads no checkpoint without its own version, and the tables name the step.
+        known = {"global_step": model.trained_steps, "pytorch-lightning_version": version("lightning")}
+        write_checkpoint(adapter_state(model) | known, out)
         return []
     if layout == "unsamv2":
         state, notes = unsamv2_state(model)
