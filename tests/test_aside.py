@@ -1,18 +1,67 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from unsam_lightning.aside import write_text_aside
+from unsam_lightning.aside import write_text_aside, written_aside
 from unsam_lightning.errors import UserError
 
 
-def test_a_failed_write_keeps_the_old_file_and_says_why(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"expected to write .*m.yaml; found (Not a directory|File exists)"):
         write_text_aside(tmp_path / "file" / "m.yaml", "new")
     path = tmp_path / "folder" / "m.yaml"
     write_text_aside(path, "old\n")  # makes the folder
-    (path.parent / f".{path.name}.tmp").mkdir()  # nothing can be written aside
-    with pytest.raises(UserError):
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
         write_text_aside(path, "new")
     assert path.read_text() == "old\n"
+    assert [each.name for each in path.parent.iterdir()] == ["m.yaml"]
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    with written_aside(path) as first, written_aside(path) as second:
+        first.write_text("first, and long")
+        second.write_text("second")
+    assert path.read_text() == "first, and long"  # the outer one ends last
+    assert [each.name for each in tmp_path.iterdir()] == ["m.yaml"]
+
+
+def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    write_text_aside(tmp_path / "m.yaml", "new")
+    (tmp_path / "other").touch()
+    assert stat.S_IMODE((tmp_path / "m.yaml").stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unsam_lightning.aside import written_aside
+
+with written_aside(Path(sys.argv[1])) as aside:
+    aside.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_leftovers_of_killed_writers_go_and_those_of_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "[m].yaml"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 1  # the second one has removed the first one's
+    (tmp_path / ".other.yaml.01234567.tmp").touch()
+    with written_aside(path) as held:
+        write_text_aside(path, "new")
+        assert held.exists()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".other.yaml.01234567.tmp", "[m].yaml"]

@@ -13,7 +13,7 @@ ENV = "UNSAM_RUN_DIR"
 
 @pytest.fixture(autouse=True)
 def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", ENV):
+    for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", ENV):
         monkeypatch.setenv(name, "x")  # so that what the tests set is undone
         monkeypatch.delenv(name)
 
@@ -22,8 +22,22 @@ def test_name_is_the_time_and_the_stage(tmp_path: Path) -> None:
     path = new_run_dir(tmp_path, "fit")
     assert path.parent == tmp_path
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-fit", path.name)
-    assert not path.exists()  # made by whoever writes first, so that a failed start leaves nothing
     assert os.environ[ENV] == str(path)
+
+
+def test_a_failed_start_leaves_no_folder(tmp_path: Path) -> None:
+    new_run_dir(tmp_path, "fit")
+    forget()
+    assert list(tmp_path.iterdir()) == []
+    (new_run_dir(tmp_path, "fit") / "config.yaml").touch()
+    forget()
+    assert len(list(tmp_path.glob("*-fit/config.yaml"))) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(UserError, match=f"to write {tmp_path}/runs/.*-fit; found "):
+        new_run_dir(tmp_path / "runs", "fit")
 
 
 @pytest.mark.parametrize("elastic_id", [None, "none"])
@@ -36,15 +50,26 @@ def test_runs_of_the_same_second_have_folders_of_their_own(
     names = []
     for _ in range(3):
         monkeypatch.delenv(ENV, raising=False)
-        path = new_run_dir(tmp_path, "fit")
-        path.mkdir()
-        names.append(path.name)
+        names.append(new_run_dir(tmp_path, "fit").name)  # not one of them has written anything yet
     assert names == ["now-fit", "now-fit-2", "now-fit-3"]
+
+
+@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_ranks_that_were_started_side_by_side_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
+    monkeypatch.setenv(rank, "0")
+    first = new_run_dir(tmp_path, "fit")
+    monkeypatch.delenv(ENV)
+    monkeypatch.setenv(rank, "1")
+    assert new_run_dir(tmp_path, "fit") == first
+    forget()
+    assert first.is_dir()  # the first one's, though it is still empty
 
 
 def test_started_processes_use_the_same_folder(tmp_path: Path) -> None:
     first = new_run_dir(tmp_path, "fit")
-    first.mkdir()
     assert new_run_dir(tmp_path / "elsewhere", "fit") == first
     assert remember(tmp_path / "resumed") == new_run_dir(tmp_path, "fit") == tmp_path / "resumed"
 

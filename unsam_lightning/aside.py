@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,21 +30,37 @@ def write_text_aside(path: Path, text: str) -> None:
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield the name to write a file under; when the block ends well, sync the file and rename it to `path`.
 
-    The folder is made if it is not there.
+    The folder is made if it is not there. The name is this writer's own: of two at once the later one's file is whole
+    under `path`. What killed writers of `path` left is removed.
 
     Raises:
         UserError: The file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    # Not the process id: containers on one file system have the same ones.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        held = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
+            with contextlib.suppress(OSError):  # no locks here: then nobody takes this for a leftover either
+                fcntl.flock(held, fcntl.LOCK_EX)
             yield aside
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(aside, path)
         finally:
+            os.close(held)
             aside.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of a file left beside it: files aside that no process holds."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        # Held by a writer at work, gone since, or on a file system without locks: left alone.
+        with contextlib.suppress(OSError), leftover.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 @contextlib.contextmanager

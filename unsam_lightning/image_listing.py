@@ -38,7 +38,7 @@ def list_images(images_dir: Path, out_dir: Path, name: str) -> tuple[list[tuple[
         )
 
     # What earlier runs left in out_dir is not counted as ignored, or a second run would count differently.
-    ours = re.compile(rf"\.?{re.escape(name)}(-\d{{6,}}\.tar|\.yaml|\.partial)(\.tmp)?")
+    ours = re.compile(rf"\.?{re.escape(name)}(-\d{{6,}}\.tar|\.yaml|\.partial)((\.\w{{8}})?\.tmp)?")
     own_folder = os.path.realpath(out_dir)
     images, ignored_files, seen = [], 0, set()
     for folder, subfolders, names in os.walk(images_dir, onerror=refuse, followlinks=True):

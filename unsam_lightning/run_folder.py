@@ -6,10 +6,12 @@ Next in the tour: `cli.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
 
+from unsam_lightning.aside import explain_write_errors
 from unsam_lightning.errors import UserError
 
 #: Set by the first process, so that the processes it starts for other devices use the same folder.
@@ -19,9 +21,14 @@ _ENV = "UNSAM_RUN_DIR"
 def new_run_dir(root: Path, stage: str) -> Path:
     """Return a folder for a new run; the same one in every process of the run.
 
+    The run's first process makes it, so that no other run of the same second has it too.
+
     Args:
         root: `trainer.default_root_dir`.
         stage: "fit", "test", ... ends the folder's name.
+
+    Raises:
+        UserError: It cannot be made.
     """
     if _ENV in os.environ:
         return Path(os.environ[_ENV])
@@ -32,10 +39,25 @@ def new_run_dir(root: Path, stage: str) -> Path:
     is_job = job is not None and job != "none"  # torchrun's name for a job without one
     name = f"job-{job}" if is_job else time.strftime("%Y-%m-%d_%H-%M-%S")
     path, count = root / f"{name}-{stage}", 1
-    while not is_job and path.exists():
+    while not is_job and _is_first_process() and not _make(path):
         count += 1
         path = root / f"{name}-{stage}-{count}"
     return remember(path)
+
+
+def _make(path: Path) -> bool:
+    """Make a folder; tell whether it is new."""
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return False
+        return True
+
+
+def _is_first_process() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def remember(path: Path) -> Path:
@@ -45,8 +67,11 @@ def remember(path: Path) -> Path:
 
 
 def forget() -> None:
-    """Let the next run in this process have a folder of its own."""
-    os.environ.pop(_ENV, None)
+    """Let the next run in this process have a folder of its own; a start that failed leaves none."""
+    path = os.environ.pop(_ENV, None)
+    if path is not None and _is_first_process():
+        with contextlib.suppress(OSError):  # there is something in it, or nobody has made it
+            Path(path).rmdir()
 
 
 def last_checkpoint(root: Path) -> Path:
@@ -73,4 +98,11 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 
 def _age(run_dir: Path) -> int:
-    return max(path.stat().st_mtime_ns for path in (run_dir, *run_dir.glob("checkpoints/*"), *run_dir.glob("*.ckpt")))
+    return max(map(_modified, (run_dir, *run_dir.glob("checkpoints/*"), *run_dir.glob("*.ckpt"))))
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # gone since it was listed: a file aside of a run at work, a start that has failed
+        return 0
