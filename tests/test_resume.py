@@ -273,3 +273,15 @@ def test_a_run_killed_after_its_last_step_is_calibrated_when_it_is_asked_again(
     monkeypatch.setattr(callbacks, "fit_calibration", kill)  # neither is measured once more
     for path in (last, copy):
         fit(path.parents[2], "--ckpt_path", str(path))
+
+
+def test_a_run_that_goes_on_from_elsewhere_leaves_what_lies_there_alone(tiny_run: Path, tmp_path: Path) -> None:
+    args = ["fit", "--config", str(tiny_run), "--test_after_fit", "false", "--trainer.max_steps"]
+    assert main([*args, "1"]) == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    (first / "checkpoints" / "last.ckpt").rename(tmp_path / "mine.ckpt")  # beside the config that a person wrote
+    asked = tiny_run.read_text()
+    assert main([*args, "2", "--ckpt_path", str(tmp_path / "mine.ckpt")]) == 0
+    assert tiny_run.read_text() == asked
+    (second,) = set((tmp_path / "runs").iterdir()) - {first}
+    assert torch.load(second / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2

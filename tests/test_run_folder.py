@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, remember
+from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, remember, run_of
 
 ENV = "UNSAM_RUN_DIR"
 
@@ -120,3 +120,25 @@ def test_last_checkpoint_is_the_newest_of_all_kinds(tmp_path: Path) -> None:
 def test_no_checkpoint_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"run below {tmp_path}; found no run; start without --ckpt_path"):
         last_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "run", "others"),
+    [
+        ("2026-11-21_08-30-00-fit/checkpoints/last.ckpt", "2026-11-21_08-30-00-fit", []),
+        ("2026-11-21_08-30-00-fit-2/hpc_ckpt_3.ckpt", "2026-11-21_08-30-00-fit-2", []),
+        ("best/checkpoints/last.ckpt", "best", ["config.yaml", "csv/version_0/metrics.csv"]),  # renamed
+        ("best/hpc_ckpt_3.ckpt", "best", ["config.yaml", "csv/version_0/metrics.csv"]),
+        ("mine/passed_on.ckpt", None, ["config.yaml"]),  # a person's own config
+        ("my-fit/passed_on.ckpt", None, ["config.yaml"]),
+        ("mine/checkpoints/last.ckpt", None, ["config.yaml"]),
+    ],
+)
+def test_the_run_of_a_checkpoint_is_known_by_its_marks(
+    tmp_path: Path, checkpoint: str, run: str | None, others: list[str]
+) -> None:
+    folder = tmp_path / checkpoint.split("/")[0]
+    for name in others:
+        touch(folder / name, 100)
+    touch(tmp_path / checkpoint, 100)
+    assert run_of(tmp_path / checkpoint) == (None if run is None else tmp_path / run)

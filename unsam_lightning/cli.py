@@ -30,7 +30,7 @@ from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
 from unsam_lightning.run_checkpoints import Checkpoints, Requeue, WholeCheckpoints
-from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, newest_checkpoint, remember
+from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, newest_checkpoint, remember, run_of
 
 
 class UnSAMTrainer(Trainer):
@@ -128,14 +128,12 @@ class UnSAMCLI(LightningCLI):
             check_for_trainer(read_adapter(path), path, goes_on=self.config.subcommand == "fit")
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder: a resumed run goes on in its own."""
+        """Choose the run folder: a resumed run goes on in its own, where its checkpoint still lies in it."""
         config = self.config[self.subcommand]
+        goes_on = self.subcommand == "fit" and config.get("ckpt_path")
+        earlier = run_of(Path(config.ckpt_path)) if goes_on else None
         root = Path(config.trainer.default_root_dir)
-        if self.subcommand == "fit" and config.get("ckpt_path"):
-            found = Path(config.ckpt_path).resolve()
-            self.run_dir = remember(found.parent.parent if found.parent.name == "checkpoints" else found.parent)
-        else:
-            self.run_dir = new_run_dir(root, self.subcommand)
+        self.run_dir = new_run_dir(root, self.subcommand) if earlier is None else remember(earlier)
         config.trainer.default_root_dir = str(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

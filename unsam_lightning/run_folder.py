@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 def _age(run_dir: Path) -> int:
     return max(map(_modified, (run_dir, *run_dir.glob("checkpoints/*"), *run_dir.glob("*.ckpt"))))
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint lies in; None where it lies among other things.
+
+    A run's folder is known by the name that `new_run_dir` gives, around a checkpoint in a place of `newest_checkpoint`;
+    where a person has given it another name, by its config and its log.
+    """
+    found = checkpoint.resolve()
+    is_inside = found.parent.name == "checkpoints"
+    folder = found.parent.parent if is_inside else found.parent
+    is_in_place = is_inside or found.name.startswith("hpc_ckpt_")
+    if is_in_place and re.fullmatch(r".+-fit(-\d+)?", folder.name):
+        return folder
+    return folder if (folder / "config.yaml").is_file() and (folder / "csv").is_dir() else None
 
 
 def _modified(path: Path) -> int:
