@@ -12,9 +12,11 @@ from unsam_lightning.__main__ import main
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import _architecture_path as build_path
 from unsam_lightning.backbone import build_sam
+from unsam_lightning.calibration import Calibration
 from unsam_lightning.checkpoint import adapter_state
 from unsam_lightning.errors import UserError
 from unsam_lightning.export import agreement, export, sam2_state
+from unsam_lightning.granularity import SWEEP
 from unsam_lightning.model import UnSAM
 from unsam_lightning.state_dicts import load_strictly, read_state
 
@@ -139,6 +141,19 @@ def test_wrong_requests_are_refused(
     with pytest.raises(UserError, match=message):
         export(UnSAM.from_pretrained("nano"), layout, tmp_path / out, granularity)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_official_model_is_asked_for_what_the_calibration_gives(tmp_path: Path) -> None:
+    model = changed("official")
+    given = (0.1, 0.101, 0.103, 0.11, 0.15, 0.2, 0.32, 0.455, 0.7, 1.0)
+    model.calibration = Calibration(asked=SWEEP, given=given, num_clicks=9)
+    notes = export(model, "unsamv2", tmp_path / "mine.pt")
+    (note,) = (note for note in notes if "calibration" in note)
+    table = dict(pair.split(" -> ") for pair in note.partition("model: ")[2].split(", "))
+    assert [float(asked) for asked in table] == list(SWEEP)
+    back = UnSAM.from_pretrained(str(tmp_path / "mine.pt"), config="nano")
+    assert torch.allclose(masks_of(back, float(table["0.8"])), masks_of(model, 0.8), atol=1e-4)
+    assert not torch.allclose(masks_of(back, 0.8), masks_of(model, 0.8), atol=1e-2)
 
 
 def test_deep_adapters_do_not_fit_the_official_graph(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unsam_lightning.backbone import Base
 from unsam_lightning.checkpoint import adapter_state, refuse_merged
 from unsam_lightning.errors import UserError
-from unsam_lightning.granularity import MAX_GRANULARITY, check_granularity
+from unsam_lightning.granularity import MAX_GRANULARITY, SWEEP, check_granularity
 from unsam_lightning.lora import LoRALinear
 from unsam_lightning.model import UnSAM
 from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
@@ -41,8 +41,9 @@ def export(model: UnSAM, layout: str, out: Path, granularity: float | None = Non
     Args:
         model: In eval mode, LoRA not merged.
         layout: A key of `LAYOUTS`. "adapter": our checkpoint, without optimizer and loop: what `test`, `validate` and
-            `--model.backbone` take, and training cannot go on from. "unsamv2": the official
-            layout, {"model": state dict}; exact masks. "sam2": stock SAM-2 at one granularity, see `sam2_state`.
+            `--model.backbone` take, and training cannot go on from. "unsamv2": the official layout, {"model": state
+            dict}; exact masks, under a dial without our calibration, whose map is among the notes. "sam2": stock SAM-2
+            at one granularity, see `sam2_state`.
         out: File to write, with one of the layout's suffixes; whole under its name or not there.
         granularity: In [0.1, 1], for "sam2" and only there; 1.0, the whole object, by default.
 
@@ -91,8 +92,9 @@ def export(model: UnSAM, layout: str, out: Path, granularity: float | None = Non
 def unsamv2_state(model: UnSAM) -> tuple[dict[str, Tensor], list[str]]:
     """Return the state dict of the official UnSAMv2 model with the same masks, and notes.
 
-    The official graph is wider than some of ours; what it has and ours has not is filled so that nothing changes: zeros
-    for LoRA, an identity for a second hidden layer, SAM's single-mask head for a mask head.
+    The same at the granularity that our decoder gets: a calibration has no place there, and the notes say what to ask
+    for instead. The official graph is wider than some of ours; what it has and ours has not is filled so that nothing
+    changes: zeros for LoRA, an identity for a second hidden layer, SAM's single-mask head for a mask head.
 
     Raises:
         UserError: The adapter has more than two hidden layers, which the official graph cannot hold.
@@ -129,7 +131,9 @@ def unsamv2_state(model: UnSAM) -> tuple[dict[str, Tensor], list[str]]:
             f"{official_width}, this one has {max(config.hidden_dims)}"
         )
     if model.calibration is not None:
-        notes.append("left out: the calibration of the dial; the official model gets the granularity as it is")
+        given = model.calibrated(torch.tensor(SWEEP, device=model.device)).tolist()
+        pairs = ", ".join(f"{ours:g} -> {theirs:.3g}" for ours, theirs in zip(SWEEP, given, strict=True))
+        notes.append(f"left out: the calibration of the dial; for our granularity ask the official model: {pairs}")
     if dropped:
         notes.append("left out: our IoU head; the official model reports SAM-2's score instead")
     return join_official(model.sam.state_dict(), trained), notes
