@@ -21,14 +21,16 @@ from unsam_lightning.model import UnSAM
 from unsam_lightning.state_dicts import load_strictly, read_state
 
 
-def changed(preset: str) -> UnSAM:
+def changed(adapter: str | AdapterConfig) -> UnSAM:
     """Return a nano model whose adapter has been changed, as by training."""
-    model = UnSAM.from_pretrained("nano", adapter=AdapterConfig.preset(preset), seed=3)
+    config = AdapterConfig.preset(adapter) if isinstance(adapter, str) else adapter
+    model = UnSAM.from_pretrained("nano", adapter=config, seed=3)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name in model.trained_names():
             parameter = model.get_parameter(name)
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    model.is_tuned = True
     return model
 
 
@@ -139,7 +141,14 @@ def test_wrong_requests_are_refused(
     layout: str, out: str, granularity: float | None, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        export(UnSAM.from_pretrained("nano"), layout, tmp_path / out, granularity)
+        export(changed("default"), layout, tmp_path / out, granularity)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("layout", "out"), [("adapter", "a.ckpt"), ("unsamv2", "a.pt"), ("sam2", "a.safetensors")])
+def test_a_new_adapter_is_not_exported(layout: str, out: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tuned model to export; found a new adapter on nano"):
+        export(UnSAM.from_pretrained("nano"), layout, tmp_path / out)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,13 +167,13 @@ def test_the_official_model_is_asked_for_what_the_calibration_gives(tmp_path: Pa
 
 def test_deep_adapters_do_not_fit_the_official_graph(tmp_path: Path) -> None:
     for hidden in ((8, 8, 8), ()):
-        model = UnSAM.from_pretrained("nano", adapter=AdapterConfig(hidden_dims=hidden))
+        model = changed(AdapterConfig(hidden_dims=hidden))
         with pytest.raises(UserError, match="one or two hidden layers"):
             export(model, "unsamv2", tmp_path / "a.pt")
 
 
 def test_a_temperature_comes_back_from_the_official_yaml(tmp_path: Path) -> None:
-    model = UnSAM.from_pretrained("nano", adapter=AdapterConfig(fourier_temperature=10.0))
+    model = changed(AdapterConfig(fourier_temperature=10.0))
     notes = export(model, "unsamv2", tmp_path / "mine.pt")
     assert "temperature 10" in notes[0]
     architecture = build_path("nano").read_text()
@@ -189,7 +198,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="No space left"):
-        export(UnSAM.from_pretrained("nano"), "adapter", tmp_path / "a.ckpt")
+        export(changed("default"), "adapter", tmp_path / "a.ckpt")
     assert list(tmp_path.iterdir()) == []
 
 

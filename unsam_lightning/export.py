@@ -39,7 +39,7 @@ def export(model: UnSAM, layout: str, out: Path, granularity: float | None = Non
     """Write a tuned model in a layout; return notes, one line each, on what it cannot hold.
 
     Args:
-        model: In eval mode, LoRA not merged.
+        model: Tuned, in eval mode, LoRA not merged.
         layout: A key of `LAYOUTS`. "adapter": our checkpoint, without optimizer and loop: what `test`, `validate` and
             `--model.backbone` take, and training cannot go on from. "unsamv2": the official layout, {"model": state
             dict}; exact masks, under a dial without our calibration, whose map is among the notes. "sam2": stock SAM-2
@@ -48,8 +48,8 @@ def export(model: UnSAM, layout: str, out: Path, granularity: float | None = Non
         granularity: In [0.1, 1], for "sam2" and only there; 1.0, the whole object, by default.
 
     Raises:
-        UserError: Unknown layout, wrong suffix, a granularity out of range or without a meaning, an adapter that the
-            layout cannot hold or whose LoRA is merged, a file that cannot be written.
+        UserError: Unknown layout, wrong suffix, a granularity out of range or without a meaning, an adapter that is
+            new, that the layout cannot hold or whose LoRA is merged, a file that cannot be written.
     """
     if layout not in LAYOUTS or out.suffix not in LAYOUTS[layout]:
         raise UserError(
@@ -64,6 +64,12 @@ def export(model: UnSAM, layout: str, out: Path, granularity: float | None = Non
             remedy="remove --granularity",
         )
     refuse_merged(model)
+    if not model.is_tuned:
+        raise UserError(
+            expected="a tuned model to export",
+            found=f"a new adapter on {model.base_name}, which gives about SAM's own masks at any granularity",
+            remedy="pass a checkpoint of `fit`; a model that your own code has trained: set model.is_tuned",
+        )
     if layout == "adapter":
         # Lightning loads no checkpoint without its own version, and the tables name the step.
         known = {"global_step": model.trained_steps, "pytorch-lightning_version": version("lightning")}
