@@ -1,4 +1,5 @@
 import copy
+import os
 import pickle
 from typing import Any
 
@@ -18,6 +19,11 @@ def test_survives_pickling_and_copying() -> None:
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(twin) is UserError
         assert str(twin) == str(error)
+
+
+def test_a_name_that_is_no_utf8_can_be_written_into_a_report() -> None:
+    error = UserError(expected="a", found=os.fsdecode(b"caf\xe9.png"), remedy="c")
+    assert str(error).encode() == b"expected a; found caf\\udce9.png; c"
 
 
 class Refusing(Dataset[int]):

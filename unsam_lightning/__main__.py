@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from unsam_lightning.errors import UserError
@@ -23,6 +24,9 @@ from unsam_lightning.errors import UserError
 def main(args: list[str]) -> int:
     """Run a command and return the exit code: 0, or 2 for a problem that the user can mend."""
     command = args[0] if args else "--help"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Results name files, whose names may be no UTF-8; a terminal may know less than UTF-8.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Imports wait for the command, because lightning alone takes seconds and `--help` should not.
         if command == "shards":

@@ -27,7 +27,7 @@ class UserError(Exception):
             text = f"expected {expected}; found {found}; {remedy}"
         else:
             text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
-        super().__init__(text)
+        super().__init__(printable(text))  # it may name a file, and go into a report
 
 
 @contextmanager
@@ -38,6 +38,11 @@ def exit_with_one_line() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def printable(text: str) -> str:
+    """Return the text with bytes of a file name that are no UTF-8 escaped, so that yaml, JSON and terminals take it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def first_line(error: Exception) -> str:

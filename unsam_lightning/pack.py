@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 from unsam_lightning.image_listing import list_images
 from unsam_lightning.image_sample import image_files
 from unsam_lightning.manifest import Manifest, ShardInfo, write_manifest
@@ -71,8 +71,8 @@ def pack_images(
     _check_arguments(images_dir, name, options)
     files, ignored_files = list_images(images_dir, out_dir, name)
     about = {
-        "source": _printable(source or "unknown"),
-        "licence": _printable(licence),
+        "source": printable(source or "unknown"),
+        "licence": printable(licence),
         "options": options,
         "listing_sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
     }
@@ -119,9 +119,9 @@ def _write_shards(plan: Plan, done: Done) -> None:
             next_file += 1
             advance()
             if isinstance(photo, Photo):
-                yield _printable(file), photo
+                yield printable(file), photo
             else:
-                broken.append({"file": _printable(file), "reason": _printable(photo)})
+                broken.append({"file": printable(file), "reason": printable(photo)})
 
     progress = show_progress(plan.name, "images", len(plan.files), next_file)
     with only_our_limits(), progress as advance, contextlib.closing(good(advance)) as photos:
@@ -201,8 +201,3 @@ def _summary(manifest: Manifest) -> str:
         f"{manifest.path}: {manifest.num_samples} images in {len(manifest.shards)} shards, {size_gb:.3f} GB; "
         f"{len(broken)} broken{first}; {ignored_files} files of other types ignored"
     )
-
-
-def _printable(text: str) -> str:
-    """Return the text with bytes of a file name that are no UTF-8 escaped, so that yaml, JSON and terminals take it."""
-    return text.encode("utf-8", "backslashreplace").decode()

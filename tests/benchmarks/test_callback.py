@@ -1,6 +1,7 @@
 """A killed `test` goes on where it stopped; what is wrong with the data is named, counted and in the report."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,14 @@ def odd_data(tmp_path: Path) -> Path:
 def test_odd_data_are_named_counted_and_reported(
     tiny_run: Path, odd_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for folder in ("img", "gt"):
+        (tmp_path / folder / "a.png").rename(tmp_path / folder / os.fsdecode(b"caf\xe9.png"))  # no UTF-8
     options = ["--data.num_workers", "0", "--data.test_images", "9", "--data.benchmarks", f"[{odd_data}]"]
     assert main(["test", "--config", str(tiny_run), *options]) == 0
     printed = capsys.readouterr().out
     (tables,) = (tmp_path / "runs").glob("*-test/benchmark_test_*.json")
     content = json.loads(tables.read_text())
-    assert {row["num_masks"] for row in content["rows"]} == {2}  # a and d
+    assert {row["num_masks"] for row in content["rows"]} == {2}  # the first and d
     assert "\nodd: 2 of 5 images, at most 2 masks of each; 2 x 2 points\ntest at step 0, base model nano" in printed
     found = {reason: (kind["num_masks"], kind["num_left_out"]) for reason, kind in content["remarks"]["odd"].items()}
     assert found == {
@@ -86,7 +89,7 @@ def test_odd_data_are_named_counted_and_reported(
             assert reason in text
         for name in ("b (b.png is 60x30, the image 60x40)", "c (c.png)", "d: object1 (d.png)", "img/e.png"):
             assert name in text
-    assert "image a, mask object1" in page  # which object a picture shows
+    assert "image caf\\udce9, mask object1" in page  # which object a picture shows
 
 
 def test_data_without_a_mask_are_refused(tiny_run: Path, odd_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from unsam_lightning.errors import printable
+
 
 class Remark(NamedTuple):
     """Something odd about one mask of a data set, for the report.
@@ -31,12 +33,15 @@ class Remark(NamedTuple):
 
     def named(self, key: str) -> str:
         """Return the mask's name after its image's, and what was found: "photo3: object7 (60x30)"."""
-        return key + (f": {self.mask_id}" if self.mask_id else "") + (f" ({self.detail})" if self.detail else "")
+        name = key + (f": {self.mask_id}" if self.mask_id else "") + (f" ({self.detail})" if self.detail else "")
+        return printable(name)
 
 
 @dataclass(kw_only=True, slots=True)
 class EvalSample:
     """One image and the masks that people (or a generator) gave for it.
+
+    Names go into tables and reports, so they are made printable: a file's name may be of bytes that are no UTF-8.
 
     Args:
         key: Name of the image, unique in its data set.
@@ -58,6 +63,9 @@ class EvalSample:
     def all_masks(self) -> npt.NDArray[np.int8]:
         """Everything that people marked in the image, also where few of its masks are judged."""
         return self.masks if self.drawn_from is None else self.drawn_from
+
+    def __post_init__(self) -> None:
+        self.key, self.ids = printable(self.key), [printable(name) for name in self.ids]
 
 
 class EvalDataset(Protocol):
@@ -86,7 +94,7 @@ class KeyedDataset(EvalDataset, Protocol):
 
     @property
     def keys(self) -> Sequence[str]:
-        """Names of the images, in order."""
+        """Names of the images, in order, printable; those of their samples."""
         ...
 
 

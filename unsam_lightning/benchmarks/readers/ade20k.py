@@ -16,7 +16,7 @@ from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.readers.map_values import read_map
 from unsam_lightning.benchmarks.readers.mat_files import Include, check_include
 from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 
 class ADE20K(ImagesInOrder):
@@ -44,19 +44,20 @@ class ADE20K(ImagesInOrder):
     def __init__(self, root: str | Path, split: str = "validation", include: Include = "all") -> None:
         check_include(include)
         self._folder = find_layout(Path(root), [f"images/ADE/{split}"]) / "images/ADE" / split
-        self.keys = sorted(path.relative_to(self._folder).as_posix()[:-5] for path in self._folder.rglob("ADE_*.json"))
-        lacking = [key for key in self.keys if not (self._folder / f"{key}.jpg").is_file()]
-        if lacking or not self.keys:
+        names = sorted(path.relative_to(self._folder).as_posix()[:-5] for path in self._folder.rglob("ADE_*.json"))
+        lacking = [name for name in names if not (self._folder / f"{name}.jpg").is_file()]
+        if lacking or not names:
             raise UserError(
                 expected=f"ADE_*.json, each with its .jpg, in {self._folder}",
                 found=f"{len(lacking)} without .jpg: {', '.join(lacking[:10])}" if lacking else "no such json",
                 remedy="unpack the whole archive there",
             )
         self.name, self._include = f"ade20k_{include}", include
+        self.keys, self._names = [printable(name) for name in names], names
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""
-        path = self._folder / f"{self.keys[index]}.json"
+        path = self._folder / f"{self._names[index]}.json"
         image = read_rgb(path.with_suffix(".jpg"))
         try:
             # Some of the files are not UTF-8; what is read here is ASCII.

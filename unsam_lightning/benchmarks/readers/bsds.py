@@ -15,7 +15,7 @@ import scipy.io
 from unsam_lightning.benchmarks.readers.image_file import broken_file, files_by_stem, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout, layout_places
 from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 
 class BSDS500(ImagesInOrder):
@@ -66,7 +66,7 @@ class BSDS500(ImagesInOrder):
             )
         self.name = f"bsds500_{split}"
         self._files = [(images[key], annotations[key]) for key in images]
-        self.keys = [image.stem for image, _ in self._files]
+        self.keys = [printable(image.stem) for image, _ in self._files]
         self._min_area_px = min_area_px
 
     def __getitem__(self, index: int) -> EvalSample:
@@ -92,7 +92,7 @@ class BSDS500(ImagesInOrder):
         for mask, (k, label) in zip(masks, segments, strict=True):
             np.equal(label_maps[k], label, out=mask.view(np.bool_))
         ids = [f"annotator{k}/segment{label}" for k, label in segments]
-        return EvalSample(key=image_file.stem, image=image, masks=masks, ids=ids)
+        return EvalSample(key=self.keys[index], image=image, masks=masks, ids=ids)
 
 
 def _read_label_maps(path: Path) -> list[npt.NDArray[np.uint16]]:

@@ -12,7 +12,7 @@ from unsam_lightning.benchmarks.readers.coco_masks import decode_annotations
 from unsam_lightning.benchmarks.readers.image_file import broken_file, read_rgb_of_size
 from unsam_lightning.benchmarks.readers.layout import find_layout, raise_missing
 from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 
 class CocoJson(ImagesInOrder):
@@ -60,7 +60,7 @@ class CocoJson(ImagesInOrder):
         # Ids may be numbers or words; numbers sort as numbers.
         listed.sort(key=lambda image: (isinstance(image["id"], str), image["id"]))
         self.name = name
-        self.keys = [str(image["id"]) for image in listed]
+        self.keys = [printable(str(image["id"])) for image in listed]
         self._images, self._annotations = listed, by_image
         # One missing image is reported when it is asked for; if none of the first is there, the folder is wrong.
         first = [self._where(image) for image in listed[:10]]

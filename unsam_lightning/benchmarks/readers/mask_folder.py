@@ -11,7 +11,7 @@ from unsam_lightning.benchmarks.readers.image_file import files_by_stem, read_rg
 from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.readers.map_values import Values, check_values, read_objects
 from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 #: Formats of masks: without loss.
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -66,9 +66,9 @@ class MaskFolder(ImagesInOrder):
         check_values(values)
         image_files = files_by_stem(Path(images))
         sources = _mask_sources(Path(masks))
-        self.name = name or Path(images).resolve().parent.name
+        self.name = name or printable(Path(images).resolve().parent.name)
         self._files = [(image_files[key], sources[key]) for key in image_files if key in sources]
-        self.keys = [image.stem for image, _ in self._files]
+        self.keys = [printable(image.stem) for image, _ in self._files]
         self._ignore_value, self._values, self._background = ignore_value, values, background
         problems = [f"image {image_files[key].name} has no mask" for key in image_files if key not in sources]
         problems += [f"mask {sources[key].name} has no image" for key in sources if key not in image_files]
@@ -125,7 +125,7 @@ class MaskFolder(ImagesInOrder):
                 found="; ".join(problems),
                 remedy="correct the files; the documentation of MaskFolder says what the values mean",
             )
-        return EvalSample(key=image_file.stem, image=image, masks=np.concatenate(masks), ids=ids, remarks=remarks)
+        return EvalSample(key=self.keys[index], image=image, masks=np.concatenate(masks), ids=ids, remarks=remarks)
 
 
 def _mask_sources(folder: Path) -> dict[str, Path]:

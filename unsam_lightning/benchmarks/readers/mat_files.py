@@ -13,7 +13,7 @@ from unsam_lightning.benchmarks.readers.coco_masks import EMPTY, OTHER_SIZE
 from unsam_lightning.benchmarks.readers.image_file import broken_file, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout, pair_files
 from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 #: Which masks of a data set with parts are read.
 Include = Literal["objects", "parts", "all"]
@@ -27,11 +27,11 @@ class _MatFiles(ImagesInOrder):
         # Apart: SBD's train_noval.txt is no part of its archive, which has a folder of its own.
         names = find_layout(Path(root), [split]) / split if split else None
         self._files = pair_files(folder / images, folder / annotations, ".mat", names)
-        self.keys = [key for key, _, _ in self._files]
+        self.keys = [printable(name) for name, _, _ in self._files]
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""
-        key, image_file, annotation_file = self._files[index]
+        _, image_file, annotation_file = self._files[index]
         image = read_rgb(image_file)
         try:
             found = self._read(annotation_file)
@@ -44,7 +44,7 @@ class _MatFiles(ImagesInOrder):
             else:
                 masks.append(mask.astype(np.int8)[None])
                 ids.append(name)
-        return EvalSample(key=key, image=image, masks=np.concatenate(masks), ids=ids, remarks=remarks)
+        return EvalSample(key=self.keys[index], image=image, masks=np.concatenate(masks), ids=ids, remarks=remarks)
 
     def _read(self, path: Path) -> list[tuple[str, npt.NDArray[Any]]]:
         raise NotImplementedError

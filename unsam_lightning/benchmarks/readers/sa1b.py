@@ -14,7 +14,7 @@ from unsam_lightning.benchmarks.readers.coco_masks import decode_annotations
 from unsam_lightning.benchmarks.readers.image_file import broken_file, read_rgb_of_size
 from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 
 class SA1B(ImagesInOrder):
@@ -52,22 +52,23 @@ class SA1B(ImagesInOrder):
                 remedy="unpack the tars there, or give the folder that holds them",
             )
         self.name, self._folder = name, folder
-        self.keys = sorted(stems[0])
+        self._names = sorted(stems[0])
+        self.keys = [printable(name) for name in self._names]
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""
-        key = self.keys[index]
-        path = self._folder / f"{key}.json"
+        name = self._names[index]
+        path = self._folder / f"{name}.json"
         try:
             content = json.loads(path.read_bytes())
             size = (int(content["image"]["height"]), int(content["image"]["width"]))
             annotations = list(content["annotations"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise broken_file(path, error) from None
-        image, remarks = read_rgb_of_size(self._folder / f"{key}.jpg", size)
+        image, remarks = read_rgb_of_size(self._folder / f"{name}.jpg", size)
         masks, ids, more = decode_annotations(annotations, size)
         remarks += more + _compare_with_stated(annotations, masks, ids)
-        return EvalSample(key=key, image=image, masks=masks, ids=ids, remarks=remarks)
+        return EvalSample(key=self.keys[index], image=image, masks=masks, ids=ids, remarks=remarks)
 
 
 def _compare_with_stated(

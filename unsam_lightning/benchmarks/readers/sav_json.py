@@ -15,7 +15,7 @@ from unsam_lightning.benchmarks.readers.coco_masks import EMPTY, decode_annotati
 from unsam_lightning.benchmarks.readers.image_file import broken_file
 from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.sample import FrameMasks
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 #: Frames of a video (24 a second) between two annotated ones (6 a second).
 STRIDE = 4
@@ -45,8 +45,9 @@ class SAVJson:
         self._folder, self._kind, self.name = find_layout(Path(root), ["."]), kind, name
         ending = f"_{kind}.json"
         paths = self._folder.rglob(f"sav_*{ending}")
-        self.keys = sorted(path.relative_to(self._folder).as_posix().removesuffix(ending) for path in paths)
-        if not self.keys:
+        self._names = sorted(path.relative_to(self._folder).as_posix().removesuffix(ending) for path in paths)
+        self.keys = [printable(name) for name in self._names]
+        if not self._names:
             raise UserError(
                 expected=f"sav_*{ending} in {self._folder}",
                 found="none",
@@ -59,14 +60,14 @@ class SAVJson:
 
     def __getitem__(self, index: int) -> MaskletVideo:
         """Return one video with its json read."""
-        key = self.keys[index]
-        path = self._folder / f"{key}_{self._kind}.json"
+        name = self._names[index]
+        path = self._folder / f"{name}_{self._kind}.json"
         try:
             content = json.loads(path.read_bytes())
             size = (int(content["video_height"]), int(content["video_width"]))
             return MaskletVideo(
-                key,
-                self._folder / f"{key}.mp4",
+                self.keys[index],
+                self._folder / f"{name}.mp4",
                 size,
                 int(content["video_frame_count"]),
                 content["masklet_id"],

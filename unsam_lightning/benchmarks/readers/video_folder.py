@@ -12,7 +12,7 @@ from unsam_lightning.benchmarks.readers.layout import find_layout, read_split
 from unsam_lightning.benchmarks.readers.map_values import Values, check_values, read_objects
 from unsam_lightning.benchmarks.readers.mask_folder import MASK_SUFFIXES
 from unsam_lightning.benchmarks.sample import FrameMasks, Remark
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, printable
 
 
 class VideoFolder:
@@ -53,16 +53,16 @@ class VideoFolder:
         check_values(values)
         folder = find_layout(Path(root), [frames, masks, *([split] if split else [])])
         there = {which: _folders(folder / which) for which in (frames, masks)}
-        self.keys = read_split(folder / split) if split else sorted(there[masks])
-        lacking = [f"{key} in {which}" for key in self.keys for which in (frames, masks) if key not in there[which]]
-        if lacking or not self.keys:
+        names = read_split(folder / split) if split else sorted(there[masks])
+        lacking = [f"{video} in {which}" for video in names for which in (frames, masks) if video not in there[which]]
+        if lacking or not names:
             raise UserError(
                 expected=f"a folder in {frames} and in {masks} of {folder} for each video",
                 found=f"{len(lacking)} missing: {', '.join(lacking[:10])}" if lacking else "no folder",
                 remedy="complete the download",
             )
-        self.name = name
-        self._folders = [(folder / frames / key, folder / masks / key) for key in self.keys]
+        self.name, self.keys = name, [printable(video) for video in names]
+        self._folders = [(folder / frames / video, folder / masks / video) for video in names]
         self._per_object, self._values, self._ignore_value = per_object, values, ignore_value
 
     def __len__(self) -> int:
@@ -115,15 +115,16 @@ class FolderVideo:
         values: Values,
         ignore_value: int | None,
     ) -> None:
-        self.key, self.frames = key, list(images)
-        self.annotated = [index for index, frame in enumerate(self.frames) if frame in maps]
+        self.key, self._stems = key, list(images)
+        self.frames = [printable(stem) for stem in self._stems]
+        self.annotated = [index for index, stem in enumerate(self._stems) if stem in maps]
         self._images, self._maps, self._per_object = images, maps, per_object
         self._values: Values = "union" if per_object else values
         self._ignore_value = ignore_value
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Return a frame, uint8 (H, W, 3), RGB."""
-        return read_rgb(self._images[self.frames[index]])
+        return read_rgb(self._images[self._stems[index]])
 
     def masks(self, index: int) -> FrameMasks:
         """Return the ground truth of an annotated frame; an object that it does not show is not in it.
@@ -135,7 +136,7 @@ class FolderVideo:
         found: list[npt.NDArray[np.int8]] = []
         ids: list[str] = []
         remarks: list[Remark] = []
-        for path in self._maps[self.frames[index]]:
+        for path in self._maps[self._stems[index]]:
             try:
                 masks, names, odd = read_objects(path, self._values, self._ignore_value)
                 if found and masks.shape[1:] != found[0].shape[1:]:
@@ -145,7 +146,7 @@ class FolderVideo:
                     expected=f"a map of objects in {path}", found=str(error), remedy="see `VideoFolder` for the rules"
                 ) from None
             found.append(masks)
-            ids += [f"object{path.parent.name}"] * len(names) if self._per_object else names
+            ids += [printable(f"object{path.parent.name}")] * len(names) if self._per_object else names
             # An object that is out of sight is no defect.
             remarks += [remark for remark in odd if remark.kept]
         return FrameMasks(np.concatenate(found), ids, remarks)

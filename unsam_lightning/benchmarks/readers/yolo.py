@@ -9,6 +9,7 @@ from unsam_lightning.benchmarks.readers.coco_masks import decode_annotations
 from unsam_lightning.benchmarks.readers.image_file import broken_file, files_by_stem, read_rgb
 from unsam_lightning.benchmarks.readers.layout import find_layout
 from unsam_lightning.benchmarks.sample import EvalSample, ImagesInOrder, Remark
+from unsam_lightning.errors import printable
 
 
 class YoloFolder(ImagesInOrder):
@@ -37,18 +38,19 @@ class YoloFolder(ImagesInOrder):
         folder = find_layout(Path(root), [images, labels])
         self._images, self._labels = files_by_stem(folder / images), files_by_stem(folder / labels, (".txt",))
         self._strays = sorted(self._labels.keys() - self._images.keys())
-        self.name, self.keys = name, list(self._images)
+        self.name, self._names = name, list(self._images)
+        self.keys = [printable(stem) for stem in self._names]
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""
-        key = self.keys[index]
-        image = read_rgb(self._images[key])
+        stem = self._names[index]
+        image = read_rgb(self._images[stem])
         height, width = image.shape[:2]
         annotations: list[dict[str, Any]] = []
-        remarks = [] if key in self._labels else [Remark("", "image without a text file", kept=True)]
+        remarks = [] if stem in self._labels else [Remark("", "image without a text file", kept=True)]
         if index == 0:
-            remarks += [Remark("", "text file without an image", f"{stem}.txt") for stem in self._strays]
-        for number, line in enumerate(self._lines(key)):
+            remarks += [Remark("", "text file without an image", f"{stray}.txt") for stray in self._strays]
+        for number, line in enumerate(self._lines(stem)):
             try:
                 corners = [float(word) for word in line.split()[1:]]
             except ValueError:
@@ -57,12 +59,12 @@ class YoloFolder(ImagesInOrder):
             polygon = [value * (height if place % 2 else width) for place, value in enumerate(corners)]
             annotations.append({"id": number, "iscrowd": 0, "segmentation": [polygon]})
         masks, ids, more = decode_annotations(annotations, (height, width))
-        return EvalSample(key=key, image=image, masks=masks, ids=ids, remarks=remarks + more)
+        return EvalSample(key=self.keys[index], image=image, masks=masks, ids=ids, remarks=remarks + more)
 
-    def _lines(self, key: str) -> list[str]:
-        if key not in self._labels:
+    def _lines(self, stem: str) -> list[str]:
+        if stem not in self._labels:
             return []
         try:
-            return [line for line in self._labels[key].read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [line for line in self._labels[stem].read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise broken_file(self._labels[key], error) from None
+            raise broken_file(self._labels[stem], error) from None
