@@ -111,6 +111,30 @@ def test_one_benchmark_without_brackets_is_told_how_to_write_it(fails: Fails, ti
     assert fails("test", "--config", tiny_run) == line
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "shards NAME out",
+        "data NAME.yaml --root out",
+        "report NAME --out page.html",
+        "export NAME --layout sam2 --out a.pt",
+        "segment NAME --click 1 1",
+        "segment PHOTO --checkpoint NAME --click 1 1",
+        "segment PHOTO --checkpoint NAME.ckpt --click 1 1",
+        "test --config CONFIG --ckpt_path NAME",
+        "test --config CONFIG --model.backbone NAME",
+        "test --config CONFIG --data.benchmarks [NAME.yaml]",
+        "fit --config CONFIG --data.images NAME",
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(fails: Fails, photos: Path, tiny_run: Path, command: str) -> None:
+    places = {"NAME": "x" * 5000, "PHOTO": str(photos / "a.png"), "CONFIG": str(tiny_run)}
+    words = command.split()
+    for word, place in places.items():
+        words = [each.replace(word, place) for each in words]
+    assert "File name too long" in fails(*words)
+
+
 def test_a_flag_cut_short_is_not_guessed(fails: Fails, tiny_run: Path) -> None:
     assert "--trainer.max_step" in fails("fit", "--config", tiny_run, "--trainer.max_step", "5")
 

@@ -1,12 +1,13 @@
 import copy
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from unsam_lightning.errors import UserError, exit_with_one_line, first_line
+from unsam_lightning.errors import UserError, exit_with_one_line, first_line, is_file, is_folder, look
 
 
 def test_the_three_parts_are_in_the_message() -> None:
@@ -24,6 +25,25 @@ def test_survives_pickling_and_copying() -> None:
 def test_a_name_that_is_no_utf8_can_be_written_into_a_report() -> None:
     error = UserError(expected="a", found=os.fsdecode(b"caf\xe9.png"), remedy="c")
     assert str(error).encode() == b"expected a; found caf\\udce9.png; c"
+
+
+def test_what_nobody_can_look_at_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").touch()
+    assert is_file(tmp_path / "a")
+    assert not is_file(tmp_path / "a" / "b")
+    assert not is_folder(tmp_path / "gone")
+    assert is_folder(tmp_path)
+    with pytest.raises(UserError, match="x: File name too long; check its spelling"):
+        look(Path("x" * 5000))
+    with pytest.raises(UserError, match="null byte"):
+        look(Path("a\0b"))
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(UserError, match=f"found {tmp_path}/a: Permission denied"):
+        is_file(tmp_path / "a")
+
+
+def refuse(path: Path, **_: object) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
 
 
 class Refusing(Dataset[int]):

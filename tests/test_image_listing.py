@@ -42,6 +42,20 @@ def test_packing_into_the_folder_itself_reads_nothing_back(photos: Path, tmp_pat
         (tmp_path / "p.yaml").rename(photos / inside / "p.yaml")
 
 
+def test_a_file_that_may_not_be_looked_at_is_listed_as_broken(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    stat = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:  # as root, permissions would not stop us
+        if path.name == "03.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    manifest = pack_images(photos, tmp_path / "out")
+    assert {"file": "03.png", "reason": "Permission denied"} in manifest.extra["broken"]
+    assert manifest.num_samples == 9
+
+
 def test_an_unreadable_folder_is_refused_not_skipped(photos: Path, tmp_path: Path, monkeypatch) -> None:
     (photos / "locked").mkdir()
     scandir = os.scandir

@@ -161,6 +161,16 @@ def test_truncated_images_are_refused(tmp_path: Path, suffix: str) -> None:
         assert str(tmp_path) not in reason
 
 
+def test_a_file_in_a_locked_folder_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:  # as root, permissions would not stop us
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        assert prepare_photo(tmp_path / "a.png", **LIMITS) == "Permission denied"
+    assert prepare_photo(tmp_path / ("x" * 5000), **LIMITS) == "File name too long"
+
+
 def test_files_that_are_no_images_are_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("hello")

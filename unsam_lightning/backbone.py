@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from sam2.modeling.sam2_base import SAM2Base
 
-from unsam_lightning.errors import UserError, first_line
+from unsam_lightning.errors import UserError, first_line, is_file
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.state_dicts import load_strictly, read_state, split_official
 
@@ -74,7 +74,7 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
         state = read_state(_NANO_WEIGHTS)
         return base_from_state(state, name="nano", sha256=sha256_file(_NANO_WEIGHTS), config="nano")
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         state = read_state(path)
         return base_from_state(state, name=path.name, sha256=sha256_file(path), config=config)
     if name_or_path in NAMES or name_or_path.startswith("facebook/"):

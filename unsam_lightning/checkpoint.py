@@ -16,7 +16,7 @@ from unsam_lightning import __version__
 from unsam_lightning.adapter import AdapterConfig
 from unsam_lightning.backbone import NAMES, base_from_state, load_base, official_temperature
 from unsam_lightning.calibration import Calibration
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, is_file
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
 from unsam_lightning.state_dicts import is_state_dict, load_safely, read_state, refuse_misfits, split_official
@@ -34,7 +34,7 @@ def from_pretrained(
 ) -> UnSAM:
     """Return a model from a name, a hub id or any checkpoint; see `UnSAM.from_pretrained`."""
     path = Path(name_or_path)
-    if not path.is_file():
+    if not is_file(path):
         return UnSAM(load_base(name_or_path, config), adapter, seed)
     if path.suffix == ".ckpt":
         content = read_adapter(path)
@@ -138,7 +138,7 @@ def check_for_trainer(content: dict[str, Any], path: Path, *, goes_on: bool) -> 
 def _recorded_base(content: dict[str, Any], path: Path) -> str:
     """Return the name of an adapter's base; a base that was a file is known by its name alone, not by its place."""
     name = str(content["unsam"]["base"]["name"])
-    if name == "nano" or name in NAMES or name.startswith("facebook/") or Path(name).is_file():
+    if name == "nano" or name in NAMES or name.startswith("facebook/") or is_file(Path(name)):
         return name
     raise UserError(
         expected=f"the base model of {path.name}, the file {name}",

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from unsam_lightning.errors import UserError, first_line
+from unsam_lightning.errors import UserError, first_line, is_file
 from unsam_lightning.granularity import LEVELS
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def export(args: list[str]) -> None:
     parser.add_argument("--base", help="where the checkpoint finds its base model, if not under its recorded name")
     parser.add_argument("--config", type=Path, help="yaml of the base architecture, for sizes that have no name")
     options = parser.parse_args(args)
-    if not options.checkpoint.is_file():
+    if not is_file(options.checkpoint):
         raise UserError(expected="a checkpoint file", found=str(options.checkpoint), remedy="check the path")
     from unsam_lightning.export import export as write
     from unsam_lightning.model import UnSAM

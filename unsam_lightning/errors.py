@@ -6,9 +6,12 @@ traceback. Next in the tour: `batch.py`.
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -48,3 +51,33 @@ def printable(text: str) -> str:
 def first_line(error: Exception) -> str:
     """Return the type of another library's exception and the first line of what it says, for a `found`."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:120]
+
+
+def look(path: Path) -> os.stat_result | None:
+    """Return what the file system knows of a path, None where nothing is there.
+
+    Raises:
+        UserError: Nobody can tell: a folder on the way may not be searched, or no file can have that name.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UserError(
+            expected="a path that can be looked at",
+            found=f"{str(path)[:200]}: {getattr(error, 'strerror', None) or error}",
+            remedy="check its spelling, and whether its folders may be searched",
+        ) from None
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a regular file is there; see `look`."""
+    found = look(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there; see `look`."""
+    found = look(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from unsam_lightning.errors import UserError
@@ -24,7 +25,8 @@ def list_images(images_dir: Path, out_dir: Path, name: str) -> tuple[list[tuple[
         name: Of the packed data set.
 
     Returns:
-        Paths with "/" and sizes in bytes (-1: no regular file); how many files have other endings.
+        Paths with "/" and sizes in bytes (-1: no regular file, or one that may not be looked at); how many files have
+        other endings.
 
     Raises:
         UserError: A folder cannot be read, or there is no image in any.
@@ -53,8 +55,7 @@ def list_images(images_dir: Path, out_dir: Path, name: str) -> tuple[list[tuple[
         subfolders.sort()
         for path in (Path(folder, entry) for entry in names):
             if path.name.lower().endswith(SUFFIXES):
-                size = path.stat().st_size if path.is_file() else -1
-                images.append((path.relative_to(images_dir).as_posix(), size))
+                images.append((path.relative_to(images_dir).as_posix(), _size(path)))
             else:
                 ignored_files += 1
     if not images:
@@ -64,3 +65,11 @@ def list_images(images_dir: Path, out_dir: Path, name: str) -> tuple[list[tuple[
             remedy="give the folder that holds the images",
         )
     return sorted(images), ignored_files
+
+
+def _size(path: Path) -> int:
+    try:
+        about = path.stat()
+    except OSError:  # `prepare_photo` meets it too, and says why in the list of broken files
+        return -1
+    return about.st_size if stat.S_ISREG(about.st_mode) else -1

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from unsam_lightning.errors import UserError, printable
+from unsam_lightning.errors import UserError, is_folder, printable
 from unsam_lightning.image_listing import list_images
 from unsam_lightning.image_sample import image_files
 from unsam_lightning.manifest import Manifest, ShardInfo, write_manifest
@@ -90,7 +90,7 @@ def pack_images(
 
 
 def _check_arguments(images_dir: Path, name: str, options: dict[str, int]) -> None:
-    if not images_dir.is_dir():
+    if not is_folder(images_dir):
         raise UserError(
             expected="a folder of images",
             found=f"{images_dir}, which is {'a file' if images_dir.exists() else 'missing'}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,9 +49,9 @@ def prepare_photo(path: Path, *, max_side: int, max_pixels: int) -> Photo | str:
         max_side: A longer side above this is reduced to it (Lanczos), in pixels.
         max_pixels: An image with more pixels is refused before it is decoded.
     """
-    if not path.is_file():
-        return "not a regular file" if path.exists() else "no such file"
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "not a regular file"
         data = path.read_bytes()
         if not data:
             return "empty file (0 bytes)"
@@ -74,6 +75,8 @@ def prepare_photo(path: Path, *, max_side: int, max_pixels: int) -> Photo | str:
         return Photo(buffer.getvalue(), rgb.size, original)
     except MemoryError:  # the machine's state, not the file's
         raise
+    except FileNotFoundError:
+        return "no such file"
     except UnidentifiedImageError:  # its text holds a memory address
         return "not a JPEG, PNG or WebP image"
     except Exception as error:  # damaged files make the decoders raise SyntaxError, ValueError, struct.error and more

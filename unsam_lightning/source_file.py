@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, look
 
 SOURCE_FORMAT = "unsam_lightning/source/1"
 
@@ -201,4 +201,4 @@ def find_file(name: str) -> Path:
     """
     package = Path(__file__).parent
     places = [Path(name), package.parent / name, package / name]
-    return next((place for place in places if place.exists()), Path(name))
+    return next((place for place in places if look(place) is not None), Path(name))

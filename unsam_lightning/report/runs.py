@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unsam_lightning.benchmarks.objects import ObjectRow, objects_from_csv
 from unsam_lightning.benchmarks.tables import Row
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, is_folder
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,14 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
 
 def _read_run(folder: Path, letter: str) -> Run:
+    is_there = is_folder(folder)
     found = sorted(
         folder.glob("benchmark_*.json"), key=lambda path: ("_test_" in path.name, path.stat().st_mtime_ns), reverse=True
     )
     if not found:
         raise UserError(
             expected=f"a run folder with benchmark_*.json at {folder}",
-            found="no such file" if folder.is_dir() else "no folder",
+            found="no such file" if is_there else "no folder",
             remedy="run `test` first; it prints its run folder",
         )
     stage = re.sub("^benchmark_", "", found[0].stem)
