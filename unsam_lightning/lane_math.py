@@ -1,7 +1,6 @@
 """Elementary functions in float32 for loops that a compiler can spread over a processor's vector lanes.
 
-The library's own exponential and logarithm would be called number by number. Numba's cache on disk looks at the file of
-the caller alone: who changes a function here deletes `__pycache__/*.nbi`. Next in the tour: `manifest.py`.
+The library's own exponential and logarithm would be called number by number. Next in the tour: `manifest.py`.
 """
 
 from __future__ import annotations
