@@ -10,7 +10,7 @@ from drawn_images import QUARTERS, draw, png, save
 from PIL import Image
 
 from unsam_lightning.image_sample import decode_image
-from unsam_lightning.photo import Photo, prepare_photo
+from unsam_lightning.photo import Photo, prepare_photo, read_photo
 
 LIMITS = {"max_side": 1500, "max_pixels": 1_000_000}
 
@@ -34,6 +34,19 @@ def test_a_jpeg_that_needs_no_change_keeps_its_bytes(tmp_path: Path) -> None:
     assert prepare_photo(path, **LIMITS) == Photo(path.read_bytes(), (48, 32), (48, 32))
     path = save(tmp_path / "b.jpg", QUARTERS, format="MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
     assert prepare_photo(path, **LIMITS) == Photo(path.read_bytes(), (48, 32), (48, 32))
+
+
+def test_the_pixels_alone_are_those_of_the_file_upright_and_opaque(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.png", noise, exif=orientation(6))
+    pixels = read_photo(path, max_pixels=2400)
+    np.testing.assert_array_equal(pixels, np.rot90(noise, -1))
+    assert isinstance(pixels, np.ndarray)
+    assert pixels.flags.writeable
+    assert read_photo(path, max_pixels=2399) == "60 x 40 pixels, more than max_pixels 2399"
+    path = save(tmp_path / "a.jpg", noise)
+    np.testing.assert_array_equal(read_photo(path, max_pixels=2400), prepared(path))
+    assert read_photo(tmp_path / "gone.png", max_pixels=1) == "no such file"
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])

@@ -147,13 +147,13 @@ def _on_device(model: UnSAM, device: str) -> UnSAM:
 
 
 def _read_photo(path: Path) -> npt.NDArray[np.uint8]:
-    from unsam_lightning.image_sample import decode_image
-    from unsam_lightning.photo import prepare_photo
+    from unsam_lightning.photo import only_our_limits, read_photo
 
-    photo = prepare_photo(path, max_side=10**6, max_pixels=MAX_PIXELS)  # upright and opaque, as in shards
+    with only_our_limits():
+        photo = read_photo(path, max_pixels=MAX_PIXELS)  # as in shards
     if isinstance(photo, str):
         raise UserError(expected="a readable image", found=f"{path}: {photo}", remedy="check the file")
-    return decode_image(photo.jpeg, str(path))
+    return photo
 
 
 def segment(args: list[str]) -> None:
@@ -186,7 +186,7 @@ def segment(args: list[str]) -> None:
 
     from unsam_lightning.model import UnSAM
     from unsam_lightning.segment.interactive import Predictor
-    from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows, write_png
+    from unsam_lightning.segment.render import answer_tiles, tile_rows, write_png
 
     clicks, labels = positive + negative, [1] * len(positive) + [0] * len(negative)
     base = {"base": options.base} if options.base else {}
@@ -204,7 +204,7 @@ def segment(args: list[str]) -> None:
         path = out / f"{options.image.stem}_g{granularity:g}.png"
         write_png(path, mask)
         print(f"{title}: {int(mask.sum())} px, predicted IoU {iou:.2f}, {path}")
-    tiles = [mark_clicks(overlay(image, mask), clicks, labels) for mask in masks]
+    tiles = answer_tiles(image, masks, clicks, labels)
     path = out / f"{options.image.stem}_masks.png"
-    write_png(path, tile_rows([tiles], titles, height=320))
+    write_png(path, tile_rows([tiles], titles, height=len(tiles[0])))
     print(f"overlay: {path}")

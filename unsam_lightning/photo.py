@@ -1,4 +1,4 @@
-"""One image file becomes an upright RGB JPEG, or a reason why it cannot.
+"""One image file becomes upright RGB pixels or a JPEG of them, or a reason why it cannot.
 
 16-bit values are scaled to 8 bits, transparency is laid on white (what a browser shows), colour profiles are not
 applied. Next in the tour: `pack_journal.py`.
@@ -10,11 +10,13 @@ import contextlib
 import io
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 _UPRIGHT = {  # EXIF orientation -> what makes the image upright; 1 and unknown values mean "as it is"
@@ -27,6 +29,7 @@ _UPRIGHT = {  # EXIF orientation -> what makes the image upright; 1 and unknown 
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -49,30 +52,33 @@ def prepare_photo(path: Path, *, max_side: int, max_pixels: int) -> Photo | str:
         max_side: A longer side above this is reduced to it (Lanczos), in pixels.
         max_pixels: An image with more pixels is refused before it is decoded.
     """
+    return _or_reason(lambda: _to_photo(_read(path, max_pixels), max_side))
+
+
+def read_photo(path: Path, *, max_pixels: int) -> npt.NDArray[np.uint8] | str:
+    """Return the pixels of an image file, upright and opaque, as `prepare_photo` would pack them, but whole.
+
+    Args:
+        path: See there.
+        max_pixels: See there.
+
+    Returns:
+        RGB uint8 (H, W, 3), or the reason why there are none.
+    """
+    return _or_reason(lambda: np.array(_read(path, max_pixels).rgb))  # a copy: Pillow lends its own read-only
+
+
+class _Upright(NamedTuple):
+    """An image file as upright RGB, and its bytes where they are a JPEG of just that."""
+
+    rgb: Image.Image
+    jpeg: bytes | None
+
+
+def _or_reason(make: Callable[[], _Made]) -> _Made | str:
+    """Return what `make` makes of a file, or why it cannot."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "not a regular file"
-        data = path.read_bytes()
-        if not data:
-            return "empty file (0 bytes)"
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width * image.height > max_pixels:
-                return f"{image.width} x {image.height} pixels, more than max_pixels {max_pixels}"
-            image.load()
-            turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-            # MPO: what Pillow calls a JPEG with a preview or a depth map behind the picture.
-            keep = image.format in ("JPEG", "MPO") and image.mode == "RGB" and turn is None
-            if keep and max(image.size) <= max_side:
-                return Photo(data, image.size, image.size)
-            rgb = _to_rgb(image)
-        rgb = rgb if turn is None else rgb.transpose(turn)
-        original = rgb.size
-        if max(original) > max_side:
-            width, height = (max(1, round(side * max_side / max(original))) for side in original)
-            rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        rgb.save(buffer, "JPEG", quality=95, subsampling=0)
-        return Photo(buffer.getvalue(), rgb.size, original)
+        return make()
     except MemoryError:  # the machine's state, not the file's
         raise
     except FileNotFoundError:
@@ -81,6 +87,37 @@ def prepare_photo(path: Path, *, max_side: int, max_pixels: int) -> Photo | str:
         return "not a JPEG, PNG or WebP image"
     except Exception as error:  # damaged files make the decoders raise SyntaxError, ValueError, struct.error and more
         return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def _read(path: Path, max_pixels: int) -> _Upright:
+    """Decode a file; `ValueError` with the reason where it is not one to decode."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError("empty file (0 bytes)")
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than max_pixels {max_pixels}")
+        image.load()
+        turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+        # MPO: what Pillow calls a JPEG with a preview or a depth map behind the picture.
+        if image.format in ("JPEG", "MPO") and image.mode == "RGB" and turn is None:
+            return _Upright(image, data)
+        rgb = _to_rgb(image)
+    return _Upright(rgb if turn is None else rgb.transpose(turn), None)
+
+
+def _to_photo(upright: _Upright, max_side: int) -> Photo:
+    rgb, original = upright.rgb, upright.rgb.size
+    if max(original) > max_side:
+        width, height = (max(1, round(side * max_side / max(original))) for side in original)
+        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
+    elif upright.jpeg is not None:
+        return Photo(upright.jpeg, original, original)
+    buffer = io.BytesIO()
+    rgb.save(buffer, "JPEG", quality=95, subsampling=0)
+    return Photo(buffer.getvalue(), rgb.size, original)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

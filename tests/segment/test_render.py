@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.segment.render import (
+    answer_tiles,
     granularity_color,
     mark_clicks,
     overlay,
@@ -43,6 +45,31 @@ def test_overlay_tints_inside_outlines_and_leaves_the_rest(image: np.ndarray) ->
 
 def test_overlay_of_nothing_is_the_image(image: np.ndarray) -> None:
     assert (overlay(image, np.zeros((40, 60), dtype=bool)) == image).all()
+
+
+def test_a_large_photograph_is_drawn_small_and_never_in_floats() -> None:
+    image, mask = np.full((1500, 2000, 3), 100, np.uint8), np.zeros((1500, 2000), bool)
+    mask[300:1200, 500:1500] = True
+    tracemalloc.start()
+    shown = overlay(image, mask)
+    assert tracemalloc.get_traced_memory()[1] < 4 * image.nbytes
+    assert (shown[310:1190, 510:1490] == [65, 122, 177]).all()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    (tile,) = answer_tiles(image, mask[None], [[1000, 750]], [1], height=150)
+    assert tracemalloc.get_traced_memory()[1] - before < image.nbytes / 2
+    tracemalloc.stop()
+    assert tile.shape == (150, 200, 3)
+    assert tuple(tile[75, 100]) == (0, 200, 0)
+    assert tuple(tile[40, 60]) == (65, 122, 177)
+    assert tuple(tile[10, 10]) == (100, 100, 100)
+
+
+def test_tiles_of_a_strip_stay_narrow() -> None:
+    image = np.full((20, 70_000, 3), 100, np.uint8)
+    (tile,) = answer_tiles(image, np.zeros((1, 20, 70_000), bool), [[69_999, 19]], [0])
+    assert tile.shape == (5, 16_384, 3)
+    assert tuple(tile[4, 16_383]) == (220, 0, 0)
 
 
 def test_colours_of_the_sweep_differ_and_get_lighter() -> None:

@@ -21,6 +21,7 @@ MaskStack = npt.NDArray[np.bool_]
 
 _HIGHLIGHT = (30, 144, 255)
 _CAPTION_PX = 18
+_MAX_TILE_WIDTH = 16_384
 
 
 def overlay(image: Image, mask: npt.NDArray[np.bool_], color: tuple[int, int, int] = _HIGHLIGHT) -> Image:
@@ -31,8 +32,9 @@ def overlay(image: Image, mask: npt.NDArray[np.bool_], color: tuple[int, int, in
         mask: bool (H, W).
         color: RGB.
     """
-    shown = image.copy()
-    shown[mask] = (0.5 * image[mask] + 0.5 * np.array(color)).astype(np.uint8)
+    # By a table, because a large photograph in floats takes gigabytes.
+    table = (0.5 * np.arange(256)[None, :, None] + 0.5 * np.array(color)).astype(np.uint8)
+    shown = np.where(mask[..., None], cv2.LUT(image, table), image)
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return np.asarray(cv2.drawContours(shown, contours, -1, (255, 255, 255), 1), dtype=np.uint8)
 
@@ -79,6 +81,27 @@ def mark_clicks(image: Image, clicks_xy: npt.ArrayLike, labels: Sequence[int]) -
         cv2.circle(shown, centre, radius + 1, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(shown, centre, radius, (0, 200, 0) if label else (220, 0, 0), -1, cv2.LINE_AA)
     return shown
+
+
+def answer_tiles(
+    image: Image, masks: MaskStack, clicks_xy: npt.ArrayLike, labels: Sequence[int], height: int = 320
+) -> list[Image]:
+    """Return a tile for each of an image's masks, with the clicks; drawn at the tiles' size, however large the image.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        masks: bool (N, H, W).
+        clicks_xy: (K, 2) pixels of the image.
+        labels: K labels, 1 or 0.
+        height: Of the tiles, in pixels; less where they would be wider than 16,384.
+    """
+    scale = min(height / image.shape[0], _MAX_TILE_WIDTH / image.shape[1])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    clicks = np.asarray(clicks_xy, dtype=np.float64).reshape(-1, 2) * size / (image.shape[1], image.shape[0])
+    # Of ones and zeros the mean rounds to what most of the pixels are.
+    resized = (cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_AREA) > 0 for mask in masks)
+    return [mark_clicks(overlay(small, mask), clicks, labels) for mask in resized]
 
 
 def tile_rows(rows: Sequence[Sequence[Image]], captions: Sequence[str], height: int = 200) -> Image:
