@@ -19,7 +19,14 @@ from unsam_lightning.calibration import Calibration
 from unsam_lightning.errors import UserError, is_file
 from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
-from unsam_lightning.state_dicts import is_state_dict, load_safely, read_state, refuse_misfits, split_official
+from unsam_lightning.state_dicts import (
+    OFFICIAL_LORA_SCALE,
+    is_state_dict,
+    load_safely,
+    read_state,
+    refuse_misfits,
+    split_official,
+)
 
 ADAPTER_FORMAT = "unsam_lightning/adapter/1"
 
@@ -219,7 +226,7 @@ def _official_shape(trained: dict[str, Tensor], name: str, temperature: float) -
         hidden_dims=(first.shape[0], second.shape[0]),
         own_iou_head=False,
         lora_rank=rank,
-        lora_alpha=2.0 * rank,  # the official code always scales by 2
+        lora_alpha=OFFICIAL_LORA_SCALE * rank,
         lora_dropout=0.1,
         warm_start=False,
     )

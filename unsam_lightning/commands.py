@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from unsam_lightning.errors import UserError, first_line, is_file
 from unsam_lightning.granularity import LEVELS
+from unsam_lightning.image_listing import MAX_PIXELS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from unsam_lightning.model import UnSAM
-
-#: Images with more pixels are refused unread: decompression bombs.
-MAX_PIXELS = 178_000_000
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

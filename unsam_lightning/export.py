@@ -25,12 +25,10 @@ from unsam_lightning.granularity import MAX_GRANULARITY, SWEEP, check_granularit
 from unsam_lightning.lora import LoRALinear
 from unsam_lightning.model import UnSAM
 from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
-from unsam_lightning.state_dicts import join_official, write_checkpoint, write_safetensors
+from unsam_lightning.state_dicts import OFFICIAL_LORA_SCALE, join_official, write_checkpoint, write_safetensors
 
 #: Layout -> suffixes of the file that holds it.
 LAYOUTS = {"adapter": (".ckpt",), "unsamv2": (".pt", ".safetensors"), "sam2": (".pt", ".safetensors")}
-#: The official LoRA layer multiplies its update by this, whatever the rank.
-_OFFICIAL_SCALE = 2.0
 #: Clicks on each side of the grid on which `agreement` compares.
 _GRID = 4
 
@@ -125,7 +123,7 @@ def unsamv2_state(model: UnSAM) -> tuple[dict[str, Tensor], list[str]]:
     for name, layer in _attention_projections(model.sam.sam_mask_decoder.transformer):
         key = f"decoder.transformer.{name}"
         if f"{key}.lora_a" in trained:
-            trained[f"{key}.lora_b"] *= config.lora_alpha / config.lora_rank / _OFFICIAL_SCALE
+            trained[f"{key}.lora_b"] *= config.lora_alpha / config.lora_rank / OFFICIAL_LORA_SCALE
         else:
             trained[f"{key}.lora_a"] = layer.weight.new_zeros(rank, layer.in_features)
             trained[f"{key}.lora_b"] = layer.weight.new_zeros(layer.out_features, rank)

@@ -14,6 +14,8 @@ from unsam_lightning.errors import UserError
 
 #: Lower-case endings of the files that are taken; what is inside decides how they are read.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
+#: Images with more pixels are refused unread, as decompression bombs, unless told otherwise; Pillow's own limit.
+MAX_PIXELS = 178_000_000
 
 
 def list_images(images_dir: Path, out_dir: Path, name: str) -> tuple[list[tuple[str, int]], int]:

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unsam_lightning.errors import UserError, is_folder, printable
-from unsam_lightning.image_listing import list_images
+from unsam_lightning.image_listing import MAX_PIXELS, list_images
 from unsam_lightning.image_sample import image_files
 from unsam_lightning.manifest import Manifest, ShardInfo, write_manifest
 from unsam_lightning.pack_journal import Done, Plan, begin, finished, record, resume
@@ -40,7 +40,7 @@ def pack_images(
     name: str | None = None,
     images_per_shard: int = 256,
     max_side: int = 1500,
-    max_pixels: int = 178_000_000,
+    max_pixels: int = MAX_PIXELS,
     licence: str = "unknown",
     source: str | None = None,
 ) -> Manifest:
@@ -57,7 +57,7 @@ def pack_images(
         name: Letters, digits, "_" and "-"; None: the folder's name with "_" for every other character.
         images_per_shard: Samples in every shard but the last.
         max_side: Longer sides are reduced to this, in pixels. 1500 on the shorter side is what SA-1B has.
-        max_pixels: Larger images are refused, undecoded; Pillow's own limit is 178 million.
+        max_pixels: Larger images are refused, undecoded.
         licence: Free text for the manifest.
         source: Free text for the manifest, None for "unknown".
 

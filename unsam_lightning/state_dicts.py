@@ -22,6 +22,8 @@ _OFFICIAL_PREFIXES = {
     "sam_mask_decoder.gra_token.weight": "decoder.token",
     "sam_mask_decoder.gra_output_token_mlp.": "decoder.mask_head.",
 }
+#: The official LoRA layer multiplies its update by this, whatever the rank.
+OFFICIAL_LORA_SCALE = 2.0
 _OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
 _OUR_LORA = re.compile(r"decoder\.transformer\.(.+)\.lora_([ab])$")
 

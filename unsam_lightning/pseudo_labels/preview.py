@@ -11,13 +11,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.manifest import Manifest
 from unsam_lightning.pairs import PairDataset, decode_masks
-from unsam_lightning.segment.render import Image, MaskStack, paint_hierarchy, tile_rows, write_png
+from unsam_lightning.segment.render import (
+    Image,
+    MaskStack,
+    largest_first,
+    paint_hierarchy,
+    paint_masks,
+    tile_rows,
+    write_png,
+)
 from unsam_lightning.shards import ShardReader
 
 #: Below it a part goes to the last column of a sheet: coarse and fine ones would hide each other.
@@ -94,7 +101,7 @@ def contact_sheet(labels: Manifest, images: Manifest, indices: list[int]) -> Ima
         parts = (~is_root & (granularity >= FINE), ~is_root & (granularity < FINE))
         grey = np.asarray(cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
         painted = [paint_hierarchy(grey, stack[chosen], granularity[chosen].tolist()) for chosen in parts]
-        rows.append([small, _paint_instances(small, stack[is_root]), *painted])
+        rows.append([small, paint_masks(small, stack[is_root], _hues(stack[is_root])), *painted])
     captions = ["image", "instances", f"parts, g from {FINE:g}", f"parts, g below {FINE:g}"]
     return tile_rows(rows, captions, height=_TILE_PX)
 
@@ -151,14 +158,11 @@ def _spread(numbers: list[int]) -> dict[str, float]:
     }
 
 
-def _paint_instances(image: Image, masks: MaskStack) -> Image:
-    """Return an image with masks in colours of their own, the largest first, and their edges."""
-    tint, edges = image.copy(), np.zeros(image.shape[:2], np.uint8)
-    for number, n in enumerate(np.argsort(-masks.sum(axis=(1, 2)), kind="stable")):
+def _hues(masks: MaskStack) -> list[tuple[int, int, int]]:
+    """Return a colour of its own for each mask; masks that follow each other in size get ones that are far apart."""
+    colors = [(0, 0, 0)] * len(masks)
+    for number, n in enumerate(largest_first(masks)):
         hsv = np.array([[[round(180 * ((number * _GOLDEN_ANGLE) % 1.0)) % 180, 200, 235]]], dtype=np.uint8)
-        tint[masks[n]] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
-        contours, _ = cv2.findContours(masks[n].astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(edges, contours, -1, 1, 1)
-    shown: npt.NDArray[np.uint8] = (0.45 * image + 0.55 * tint).astype(np.uint8)
-    shown[edges > 0] = 255
-    return shown
+        red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+        colors[n] = (red, green, blue)
+    return colors

@@ -54,16 +54,31 @@ def paint_hierarchy(image: Image, masks: MaskStack, granularity: Sequence[float]
         masks: bool (N, H, W).
         granularity: N numbers in [0.1, 1].
     """
-    tint = image.copy()
-    edges = np.zeros(image.shape[:2], dtype=np.uint8)
-    areas = masks.sum((1, 2))
-    for n in np.argsort(-areas, kind="stable"):
-        tint[masks[n]] = granularity_color(granularity[n])
+    return paint_masks(image, masks, [granularity_color(g) for g in granularity])
+
+
+def paint_masks(image: Image, masks: MaskStack, colors: Sequence[tuple[int, int, int]]) -> Image:
+    """Return an image with all masks tinted, the largest first so that small ones stay visible, and their edges white.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        masks: bool (N, H, W).
+        colors: N times RGB.
+    """
+    tint, edges = image.copy(), np.zeros(image.shape[:2], dtype=np.uint8)
+    for n in largest_first(masks):
+        tint[masks[n]] = colors[n]
         contours, _ = cv2.findContours(masks[n].astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(edges, contours, -1, 1, 1)
-    shown = (0.45 * image + 0.55 * tint).astype(np.uint8)
+    shown: Image = (0.45 * image + 0.55 * tint).astype(np.uint8)
     shown[edges > 0] = 255
     return shown
+
+
+def largest_first(masks: MaskStack) -> list[int]:
+    """Return the order of masks (N, H, W) from the largest to the smallest; equal ones as they come."""
+    order: list[int] = np.argsort(-masks.sum((1, 2)), kind="stable").tolist()
+    return order
 
 
 def mark_clicks(image: Image, clicks_xy: npt.ArrayLike, labels: Sequence[int]) -> Image:
