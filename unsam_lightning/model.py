@@ -44,7 +44,7 @@ class UnSAM(nn.Module):
         self.base_name, self.base_sha256 = base.name, base.sha256
         self.calibration: Calibration | None = None
         self.training_config: str | None = None  # YAML of the run that trained the adapter, for its checkpoints
-        self.is_tuned = False  # whether the adapter's numbers were loaded; a new one answers about as SAM does
+        self.is_tuned = False  # whether the adapter was trained or loaded; a new one answers about as SAM does
         self.trained_steps = 0  # optimizer steps behind the numbers that were loaded, where their checkpoint says it
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -111,7 +111,7 @@ class UnSAMModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Forget the dial's map, which is fitted anew after the training; not where there is nothing left to train."""
-        self.model.calibration = None
+        self.model.calibration, self.model.is_tuned = None, True
 
     def training_step(self, pair: ViewPair, batch_idx: int) -> Tensor:
         """Return the loss of one batch and log its terms."""

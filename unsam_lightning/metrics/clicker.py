@@ -11,8 +11,8 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from unsam_lightning.compiled import compiled
 from unsam_lightning.errors import UserError
 
 #: A click: row, column (pixels of the image) and whether it says "object" (True) or "background" (False).
@@ -109,7 +109,7 @@ def _deepest(error: _BOOL, clicks: list[Click]) -> tuple[int, tuple[int, int]]:
     return depth, (y + top, x + left) if depth else (0, 0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _deepest_pixel(error: _BOOL, clicked: npt.NDArray[np.int64]) -> tuple[int, int, int]:
     """Return (squared depth, y, x) of the deepest pixel; zeros if none is left.
 
