@@ -153,6 +153,12 @@ def test_unknown_key_in_yaml_is_named(fails: Fails, tiny_run: Path) -> None:
     assert "num_corections" in fails("fit", "--config", tiny_run)
 
 
+def test_reference_to_no_value_is_named(fails: Fails, tiny_run: Path) -> None:
+    line = fails("fit", "--config", tiny_run, "--data.seed", "${model.seed}")  # its whole name is fit.model.seed
+    assert "found Interpolation key 'model.seed' not found" in line
+    assert "as in ${fit.model.seed}" in line
+
+
 def test_checkpoint_of_another_base_is_refused(fails: Fails, tiny_run: Path, tmp_path: Path) -> None:
     assert main(["fit", "--config", str(tiny_run), "--trainer.max_steps", "1", "--test_after_fit", "false"]) == 0
     checkpoint = next(tmp_path.glob("runs/*/checkpoints/last.ckpt"))

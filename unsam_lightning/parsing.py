@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
+from omegaconf.errors import OmegaConfBaseException
 
 from unsam_lightning.errors import UserError
 
@@ -54,4 +55,10 @@ def explain_argument_errors(command: str) -> Iterator[None]:
             expected="a valid config and command line",
             found=text[:600],
             remedy=f"see `python -m unsam_lightning {command} --help`",
+        ) from None
+    except OmegaConfBaseException as error:
+        raise UserError(
+            expected="${...} to name a value of the config",
+            found=" ".join(str(error).split())[:600],
+            remedy=f"start the name with the command, as in ${{{command}.model.seed}}",
         ) from None
