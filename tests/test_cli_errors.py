@@ -135,6 +135,12 @@ def test_a_name_that_no_file_can_have_is_one_line(fails: Fails, photos: Path, ti
     assert "File name too long" in fails(*words)
 
 
+def test_a_root_that_no_folder_can_have_is_one_line(fails: Fails, tiny_run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "far.yaml"
+    source.write_text(f"format: unsam_lightning/source/1\nname: far\nreader: images\nroot: {'x' * 5000}\n")
+    assert "File name too long" in fails("fit", "--config", tiny_run, "--data.images", source)
+
+
 def test_a_flag_cut_short_is_not_guessed(fails: Fails, tiny_run: Path) -> None:
     assert "--trainer.max_step" in fails("fit", "--config", tiny_run, "--trainer.max_step", "5")
 

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, remember, run_of
+from unsam_lightning.run_folder import (
+    forget,
+    go_on_in,
+    last_checkpoint,
+    new_run_dir,
+    remember,
+    requeued_checkpoint,
+    run_of,
+)
 
 ENV = "UNSAM_RUN_DIR"
 
@@ -142,3 +150,28 @@ def test_the_run_of_a_checkpoint_is_known_by_its_marks(
         touch(folder / name, 100)
     touch(tmp_path / checkpoint, 100)
     assert run_of(tmp_path / checkpoint) == (None if run is None else tmp_path / run)
+
+
+def test_a_requeued_job_goes_on_with_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    earlier = touch(tmp_path / "a-fit" / "checkpoints" / "last.ckpt", 100)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert requeued_checkpoint(tmp_path) is None  # it is the first time
+    go_on_in(tmp_path, tmp_path / "a-fit")
+    forget()
+    another = touch(tmp_path / "b-fit" / "checkpoints" / "last.ckpt", 900)  # of a job that trains meanwhile
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    found = requeued_checkpoint(tmp_path)
+    assert found is not None
+    assert found.resolve() == earlier
+    assert last_checkpoint(tmp_path) == another
+    assert sorted(path.name for path in tmp_path.glob("*-fit*")) == ["a-fit", "b-fit"]  # a link is no second run
+
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # this one has a folder of its own, whatever it began with
+    assert requeued_checkpoint(tmp_path) is None
+    forget()
+    own = touch(tmp_path / "job-8-fit" / "checkpoints" / "last.ckpt", 200)
+    assert requeued_checkpoint(tmp_path) == own
+    forget()

@@ -6,7 +6,6 @@ Next in the tour: `data_command.py`.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
 from unsam_lightning.run_checkpoints import Checkpoints, Requeue, WholeCheckpoints
-from unsam_lightning.run_folder import forget, last_checkpoint, new_run_dir, newest_checkpoint, remember, run_of
+from unsam_lightning.run_folder import forget, go_on_in, last_checkpoint, new_run_dir, requeued_checkpoint, run_of
 
 
 class UnSAMTrainer(Trainer):
@@ -117,12 +116,10 @@ class UnSAMCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         root = Path(config.trainer.default_root_dir)
-        if config.get("ckpt_path") == "last":
+        if self.config.subcommand == "fit" and (found := requeued_checkpoint(root)):
+            config.ckpt_path = str(found)  # whatever the job began with
+        elif config.get("ckpt_path") == "last":
             config.ckpt_path = str(last_checkpoint(root))
-        elif self.config.subcommand == "fit" and not config.get("ckpt_path") and os.environ.get("SLURM_RESTART_COUNT"):
-            # A requeued job goes on by itself.
-            found = newest_checkpoint(new_run_dir(root, "fit"))
-            config.ckpt_path = str(found) if found else None
         if config.get("ckpt_path"):
             path = Path(config.ckpt_path)
             check_for_trainer(read_adapter(path), path, goes_on=self.config.subcommand == "fit")
@@ -133,7 +130,7 @@ class UnSAMCLI(LightningCLI):
         goes_on = self.subcommand == "fit" and config.get("ckpt_path")
         earlier = run_of(Path(config.ckpt_path)) if goes_on else None
         root = Path(config.trainer.default_root_dir)
-        self.run_dir = new_run_dir(root, self.subcommand) if earlier is None else remember(earlier)
+        self.run_dir = new_run_dir(root, self.subcommand) if earlier is None else go_on_in(root, earlier)
         config.trainer.default_root_dir = str(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

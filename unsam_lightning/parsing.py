@@ -57,8 +57,9 @@ def explain_argument_errors(command: str) -> Iterator[None]:
             remedy=f"see `python -m unsam_lightning {command} --help`",
         ) from None
     except OmegaConfBaseException as error:
+        root = "fit" if command == "pretrain" else command  # `pretrain` is the `fit` of a program of its own
         raise UserError(
             expected="${...} to name a value of the config",
             found=" ".join(str(error).split())[:600],
-            remedy=f"start the name with the command, as in ${{{command}.model.seed}}",
+            remedy=f"start the name with the command, as in ${{{root}.model.seed}}",
         ) from None

@@ -78,7 +78,8 @@ class Requeue(Callback):
     Lightning would save at the signal itself, mostly inside a step: weights, optimizer and counts of different moments,
     without the gradients that have gathered. It would also load that file into whatever the requeued job runs first,
     such as the encoder of the labels. Here a warning waits for the end of the optimizer step under way, and all
-    processes save at the same one. Labels, validations and tests keep their results on disk and are requeued at once.
+    processes save at the same one. Labels, validations and tests keep their results on disk and are requeued at once: a
+    validation inside `fit` comes again, after the steps since the last checkpoint.
     """
 
     def __init__(self) -> None:
@@ -87,9 +88,10 @@ class Requeue(Callback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Listen, in a job; Lightning leaves a signal alone that has a handler already."""
-        self._listens, self._trains = SLURMEnvironment.detect(), False
+        job = trainer._accelerator_connector.cluster_environment
+        self._listens, self._trains = isinstance(job, SLURMEnvironment) and job.auto_requeue, False
         if self._listens:
-            signal.signal(signal.SIGUSR1, partial(self._on_warning, trainer, os.getpid()))
+            signal.signal(job.requeue_signal or signal.SIGUSR1, partial(self._on_warning, trainer, os.getpid()))
 
     def _on_warning(self, trainer: Trainer, process: int, *args: object) -> None:
         if os.getpid() != process:
@@ -104,9 +106,12 @@ class Requeue(Callback):
         self._is_warned = False  # the warning of another process may still come
 
     def _save(self, trainer: Trainer) -> None:
-        for each in trainer.checkpoint_callbacks:
-            if isinstance(each, Checkpoints):
-                each.save(trainer)
+        savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
+        if not savers and self._is_warned:  # the job would begin anew each time
+            rank_zero_info("not requeued: this run writes no checkpoints (--trainer.enable_checkpointing)")
+            self._is_warned = False
+        for each in savers:
+            each.save(trainer)
         for logger in trainer.loggers:
             logger.save()
 
@@ -122,14 +127,9 @@ class Requeue(Callback):
         """Answer after an optimizer step; between two of them gradients gather, which no checkpoint holds."""
         if not self._listens or trainer.global_step == self._step:
             return
-        self._is_warned = trainer.strategy.reduce_boolean_decision(self._is_warned, all=False)
-        if self._is_warned:
-            self._save(trainer)
-            self._answer(trainer)
-
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Save before a validation, which can take longer than SLURM waits."""
-        if self._listens and self._trains:
+        # Never set to False by what was known before: a warning can come while the processes ask each other.
+        if trainer.strategy.reduce_boolean_decision(self._is_warned, all=False):
+            self._is_warned = True
             self._save(trainer)
             self._answer(trainer)
 

@@ -33,17 +33,45 @@ def new_run_dir(root: Path, stage: str) -> Path:
     """
     if _ENV in os.environ:
         return Path(os.environ[_ENV])
-    # Processes that a cluster starts side by side share a job id; a requeued job keeps it and so its folder. Inside an
-    # interactive allocation, but not under srun, each start is a run of its own.
-    slurm = os.environ.get("SLURM_JOB_ID") if "SLURM_STEP_ID" in os.environ else None
-    job = slurm or os.environ.get("TORCHELASTIC_RUN_ID")
-    is_job = job is not None and job != "none"  # torchrun's name for a job without one
-    name = f"job-{job}" if is_job else time.strftime("%Y-%m-%d_%H-%M-%S")
+    job = _job()
+    name = job or time.strftime("%Y-%m-%d_%H-%M-%S")
     path, count = root / f"{name}-{stage}", 1
-    while not is_job and _is_first_process() and not _make(path):
+    while job is None and _is_first_process() and not _make(path):
         count += 1
         path = root / f"{name}-{stage}-{count}"
     return remember(path)
+
+
+def _job() -> str | None:
+    """Return the name of the cluster's job, if this is one.
+
+    Processes that a cluster starts side by side share a job id; a requeued job keeps it and so its folder. Inside an
+    interactive allocation, but not under srun, each start is a run of its own.
+    """
+    slurm = os.environ.get("SLURM_JOB_ID") if "SLURM_STEP_ID" in os.environ else None
+    job = slurm or os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if job is None or job == "none" else f"job-{job}"  # "none": torchrun's for a job without one
+
+
+def go_on_in(root: Path, run_dir: Path) -> Path:
+    """Use the folder of an earlier run for this one; a job links to it, see `requeued_checkpoint`."""
+    link = _link(root)
+    if _job() is not None and _is_first_process() and not link.exists():
+        with explain_write_errors(link):
+            root.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(run_dir.resolve(), target_is_directory=True)
+    return remember(run_dir)
+
+
+def requeued_checkpoint(root: Path) -> Path | None:
+    """Return the newest checkpoint of the run that a requeued job began, or went on with; None without one."""
+    if not os.environ.get("SLURM_RESTART_COUNT"):
+        return None
+    return newest_checkpoint(_link(root) if _link(root).exists() else new_run_dir(root, "fit"))
+
+
+def _link(root: Path) -> Path:
+    return root / f".{_job()}"  # a name that nothing takes for a second run
 
 
 def _make(path: Path) -> bool:

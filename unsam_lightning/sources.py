@@ -13,7 +13,7 @@ from PIL import Image
 
 from unsam_lightning.benchmarks.open_reader import open_images
 from unsam_lightning.benchmarks.subset import EvalSubset
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, is_file, is_folder
 from unsam_lightning.image_sample import image_files
 from unsam_lightning.manifest import FORMATS, Manifest, ShardInfo, read_manifest, write_manifest
 from unsam_lightning.pack import pack_images
@@ -65,9 +65,9 @@ def _folder_of_images(source: Source) -> Path:
     Raises:
         UserError: It is not there; says whose root it is and where its images come from.
     """
-    if source.root is not None and source.root.is_dir():
+    if source.root is not None and is_folder(source.root):
         return source.root
-    kind = "a file" if source.root is not None and source.root.exists() else "missing"
+    kind = "a file" if source.root is not None and is_file(source.root) else "missing"
     raise UserError(
         expected=f"a folder of images at the `root` of {source.path}",
         found=f"{source.root}, which is {kind}" if source.root is not None else "no root",

@@ -7,6 +7,7 @@ import pytest
 
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.sampling import SampledDataset
+from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError
 
 
@@ -69,6 +70,10 @@ def test_disjoint_masks() -> None:
         assert sample.masks.sum(0).max() == 1
         assert 17 <= len(sample.ids) <= 20  # no gap of four free rows can stay before twenty are taken
     assert all(len(sample.ids) == 5 for sample in SampledDataset(Rows(), "five", 3, masks_per_image=5, disjoint=True))
+    # All masks stay in sight, for what is asked of the image, also through a second draw.
+    few = EvalSubset(SampledDataset(Rows(), "five", 3, masks_per_image=5), max_masks=2)[0]
+    assert len(few.masks) == 2
+    np.testing.assert_array_equal(few.all_masks, Rows()[0].masks)
 
 
 @pytest.mark.parametrize(

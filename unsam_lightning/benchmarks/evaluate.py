@@ -47,9 +47,9 @@ class EvaluationConfig:
         max_clicks: Clicks of a session that does not reach the target.
         target: IoU that ends a session; not below 0.9. From 0.95 on there is a NoC95.
         points_per_side: Grid of clicks for the whole-image proposals; 0 leaves them out.
-        equal_calls: Also judge the base on a grid of sqrt(10) times the points a side, so that its three masks a point
-            have as many decoder calls as the union of ten granularities, which holds three times the union's masks;
-            and half of these calls together with five of the ten granularities.
+        equal_calls: Also judge the base on a grid of sqrt(10) times the points a side: as many decoder calls as the
+            union of ten granularities, and three times its masks. And five of the ten granularities together with the
+            base on a grid of half of these calls.
         felzenszwalb: Also judge Felzenszwalb's regions as whole-image proposals; needs scikit-image.
         memory_gb: Bounds what the decoder and the sessions hold at a time, model and image embedding not counted.
         precision: Of the decoder on a CPU: "bfloat16" takes half the time where the processor has instructions for it.

@@ -87,7 +87,8 @@ class SampledDataset(ImagesInOrder):
             covered |= sample.masks[n] == 1
             taken.append(n)
         taken.sort()
-        return replace(sample, masks=sample.masks[taken], ids=[sample.ids[n] for n in taken])
+        ids = [sample.ids[n] for n in taken]
+        return replace(sample, masks=sample.masks[taken], ids=ids, drawn_from=sample.all_masks)
 
     def _hash(self, name: str) -> bytes:
         return hashlib.sha256(f"{self._seed}/{name}".encode()).digest()
