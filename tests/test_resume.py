@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from unsam_lightning import callbacks
 from unsam_lightning.__main__ import main
@@ -140,6 +141,7 @@ def test_a_warning_outside_of_steps_is_answered_at_once_and_in_steps_by_all_proc
     trainer: Any = SimpleNamespace(training=True, is_global_zero=True, global_step=3, loggers=[])
     trainer.checkpoint_callbacks = [Checkpoints(slurm.parent, 100)]
     trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: True)  # another one was warned
+    trainer._accelerator_connector = SimpleNamespace(cluster_environment=SLURMEnvironment())
     monkeypatch.setattr(Checkpoints, "save", lambda self, trainer: saved.append(trainer.global_step))
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
@@ -166,6 +168,25 @@ def test_a_warning_outside_of_steps_is_answered_at_once_and_in_steps_by_all_proc
     assert saved == [4, 4]
     callback.on_train_end(trainer, module)
     assert (slurm.read_text(), saved) == ("requeue 7_2\n", [4, 4, 4])
+
+
+def test_no_requeue_where_it_is_not_wanted_or_nothing_can_be_saved(slurm: Path) -> None:
+    trainer: Any = SimpleNamespace(training=True, is_global_zero=True, global_step=3, loggers=[])
+    trainer.checkpoint_callbacks, module = [], LightningModule()
+    trainer.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    before = signal.getsignal(signal.SIGUSR1)
+    trainer._accelerator_connector = SimpleNamespace(cluster_environment=SLURMEnvironment(auto_requeue=False))
+    Requeue().setup(trainer, module, "fit")
+    assert signal.getsignal(signal.SIGUSR1) is before
+    trainer._accelerator_connector.cluster_environment = SLURMEnvironment()
+    callback = Requeue()
+    callback.setup(trainer, module, "fit")
+    callback.on_train_start(trainer, module)
+    callback.on_train_batch_start(trainer)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    trainer.global_step = 4
+    callback.on_train_batch_end(trainer)  # the job would begin anew each time
+    assert not slurm.is_file()
 
 
 def test_a_checkpoint_saved_inside_a_step_goes_on_with_its_batch(

@@ -24,6 +24,8 @@ from unsam_lightning.__main__ import main
 
 def child(args: list[str], log: str, rank: int, ranks: int, port: int) -> None:
     os.setsid()
+    # A shell's background job ignores interrupts, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # After a fork torch makes its thread pool anew where it is first asked for, and two threads that ask at once fail.
     torch.set_num_threads(1)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
