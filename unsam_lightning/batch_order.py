@@ -77,11 +77,11 @@ class BatchSampler:
         return int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def check_batch_size(batch_size: int, world_size: int) -> None:
-    """Raise `UserError` for batches that so many processes cannot share evenly."""
+def check_batch_size(batch_size: int, world_size: int, option: str = "--data.batch_size") -> None:
+    """Raise `UserError` for batches that so many processes cannot share evenly; `option` is what sets their size."""
     if batch_size < 1 or batch_size % world_size:
         raise UserError(
             expected=f"a global batch size of at least 1 that {world_size} processes can share evenly",
-            found=f"--data.batch_size {batch_size}",
+            found=f"{option} {batch_size}",
             remedy=f"use a multiple of {world_size}",
         )

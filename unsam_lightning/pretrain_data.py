@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from unsam_lightning.batch_order import check_batch_size
 from unsam_lightning.errors import UserError
 from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
 from unsam_lightning.views import STRIDE
@@ -97,12 +98,7 @@ class PhaseSampler:
         batches_done: Callable[[], int] = lambda: 0,
         first_image: int = 0,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                expected=f"a global batch size of at least 1 that {world_size} processes can share evenly",
-                found=str(batch_size),
-                remedy=f"use a multiple of {world_size} as --model.batch_size",
-            )
+        check_batch_size(batch_size, world_size, "--model.batch_size")
         if first_image < 0:
             raise UserError(
                 expected="the number of a scene, from 0 on", found=str(first_image), remedy="see --model.first_image"

@@ -19,6 +19,7 @@ from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.interactive import choose_granularity, number_of_clicks, summarize_sessions
 
 AUTOMATIC = "automatic: the model chooses g"
+OWN_CHOICE = "its own choice of 3 masks, then single"
 #: "<this>0.3": one granularity for all objects.
 FIXED = "fixed g = "
 GRACO = "oracle: GraCo's choice of 10 g"
@@ -113,7 +114,7 @@ def _modes(
         yield "otsu", f"{side} side of the threshold, no click", None, [iou], None, {}
     names = {
         "base_single": "single mask",
-        "base_own_choice": "its own choice of 3 masks, then single",
+        "base_own_choice": OWN_CHOICE,
         "base_best_of_three": "oracle: best of 3 masks per click",
     }
     for method, mode in names.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO, ObjectRow
+from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO, OWN_CHOICE, ObjectRow
 from unsam_lightning.report.bootstrap import bootstrap_mean
 from unsam_lightning.report.runs import Run
 from unsam_lightning.report.text_table import TextTable, interval_text
@@ -24,7 +24,7 @@ OF_OBJECTS = (
 #: Which rows of one run are compared object by object: ours, the opponent.
 _FAIR_PAIRS = (
     (("tuned", AUTOMATIC), ("base", "single mask")),
-    (("tuned", AUTOMATIC), ("base", "its own choice of 3 masks, then single")),
+    (("tuned", AUTOMATIC), ("base", OWN_CHOICE)),
     (("tuned", GRACO), ("base", "oracle: best of 3 masks per click")),
 )
 

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO
+from unsam_lightning.benchmarks.objects import AUTOMATIC, GRACO, OWN_CHOICE
 from unsam_lightning.errors import UserError, exit_with_one_line
 from unsam_lightning.report.runs import Run, read_runs
 
 _BEST_OF_THREE = "oracle: best of 3 masks per click"
 _UNION = "whole image, grid: union of 10 g"
+_EQUAL_CALLS = "whole image, grid of 10 times the points: 3 masks a point"
 _BOUNDARIES = "boundaries"  # no row of the table: the run's own numbers of them
 
 
@@ -46,7 +47,7 @@ class Bar:
 
 
 BARS = (
-    Bar("1-IoU %, automatic", AUTOMATIC, "its own choice of 3 masks, then single", "one_click_iou", 100, 1),
+    Bar("1-IoU %, automatic", AUTOMATIC, OWN_CHOICE, "one_click_iou", 100, 1),
     Bar("1-IoU %, GraCo's oracle", GRACO, _BEST_OF_THREE, "one_click_iou", 100, 1),
     Bar("1-IoU %, best of 10", "oracle: best of 10 g per metric", _BEST_OF_THREE, "one_click_iou", 100, 1),
     Bar("NoC80, GraCo's oracle", GRACO, _BEST_OF_THREE, "noc80", 1, 2),
@@ -55,7 +56,7 @@ BARS = (
     Bar(
         "AR1000 %, union; base of as many calls",
         _UNION,
-        "whole image, grid of 10 times the points: 3 masks a point",
+        _EQUAL_CALLS,
         "ar1000",
         100,
         1,
@@ -63,7 +64,7 @@ BARS = (
     Bar(
         "AR1000 %, 5 g and the base's masks; base of as many calls",
         "whole image, grids: 5 g, and 3 masks a point of a finer one",
-        "whole image, grid of 10 times the points: 3 masks a point",
+        _EQUAL_CALLS,
         "ar1000",
         100,
         1,
