@@ -57,3 +57,9 @@ def test_plateaus_of_the_same_mask_are_one() -> None:
     masks = strips(1, 9, 9, 9, 10, 10, 10)
     (level,) = stable_levels(masks, torch.arange(7) / 10)
     assert level[:3] == (6, 1, 6)
+
+
+def test_what_stands_for_a_level_is_not_empty() -> None:
+    masks = strips(1, 9, 9, 9, 0, 10, 10, 10)
+    (level,) = stable_levels(masks, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.9, 0.5, 0.6, 0.7]))
+    assert level[:3] == (7, 1, 7)

@@ -8,6 +8,7 @@ import torch
 
 from unsam_lightning.calibration import Calibration, fit_calibration
 from unsam_lightning.checkpoint import adapter_state
+from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.model import UnSAM
 from unsam_lightning.segment.stock import sam_at
@@ -47,6 +48,12 @@ def test_its_text_is_one_short_line() -> None:
     given = (0.1, 0.1, 0.1, 0.1, 0.162807, 0.183297, 0.399031, 0.997665, 1.0, 1.0)
     text = str(Calibration(asked=SWEEP, given=given, num_clicks=8))
     assert text == "calibrated on 8 clicks: 0.1>0.1 0.3>0.1 0.5>0.16 0.7>0.4 0.9>1"
+
+
+@pytest.mark.parametrize("given", [[0.1, float("nan")], [0.1, 1.5], [0.1], "ab"])
+def test_what_is_no_map_is_refused(given: object) -> None:
+    with pytest.raises(UserError, match="the calibration of a dial"):
+        Calibration.from_dict({"asked": [0.1, 1.0], "given": given, "num_clicks": 3})
 
 
 def test_nothing_to_invert() -> None:

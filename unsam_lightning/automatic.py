@@ -98,7 +98,8 @@ def stable_levels(masks: Tensor, iou: Tensor) -> list[Level]:
         if filled[k] and k - first + 1 >= _MIN_SAMPLES:
             if levels and overlap[levels[-1].best, k] >= _SAME:
                 first = levels.pop().first
-            best = max(range(first, k + 1), key=scores.__getitem__)
+            # Between two plateaus that are one, masks may be empty.
+            best = max((n for n in range(first, k + 1) if filled[n]), key=scores.__getitem__)
             levels.append(Level(best, first, k, scores[best]))
         first = k + 1
     return levels

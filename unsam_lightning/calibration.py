@@ -55,12 +55,13 @@ class Calibration:
         """Return the map that `to_dict` described.
 
         Raises:
-            UserError: It is none: two or more numbers to go from, rising, and as many to go to.
+            UserError: It is none: two or more numbers to go from, rising, and as many to go to, all in [0.1, 1].
         """
         try:
             asked, given = (tuple(float(value) for value in values[name]) for name in ("asked", "given"))
             found, num_clicks = f"{len(asked)} and {len(given)} numbers", int(values["num_clicks"])
             is_map = len(asked) == len(given) > 1 and list(asked) == sorted(set(asked))
+            is_map = is_map and all(MIN_GRANULARITY <= value <= MAX_GRANULARITY for value in (*asked, *given))
         except (KeyError, TypeError, ValueError) as error:
             found, is_map = f"{type(error).__name__} {error}", False
         if not is_map:

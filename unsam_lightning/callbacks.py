@@ -115,7 +115,7 @@ class Calibrate(Callback):
         masks = decode_masks([entry["rle"] for entry in label["masks"]], label["height"], label["width"])
         chosen = masks[np.linspace(0, len(masks) - 1, min(self.clicks_per_image, len(masks))).astype(int)]
         predictor = Predictor(model, image)
-        answers = (predictor.predict([deepest_pixel(mask)], [1], self.STEPS)[0] for mask in chosen)
+        answers = (predictor.predict([deepest_pixel(mask)], [1], self.STEPS).masks for mask in chosen)
         return [effective_granularity(answer.sum((1, 2))) for answer in answers]
 
 
@@ -210,7 +210,7 @@ def panel_row(model: Any, image: npt.NDArray[np.uint8], label: dict[str, Any]) -
     largest = masks[int(masks.sum((1, 2)).argmax())]
     click = [deepest_pixel(largest)]
     predictor = Predictor(model, image)
-    base, _ = predictor.predict(click, [1], None)
-    tuned, _ = predictor.predict(click, [1], Panels.GRANULARITIES)
+    base = predictor.predict(click, [1], None).masks
+    tuned = predictor.predict(click, [1], Panels.GRANULARITIES).masks
     predicted = [mark_clicks(overlay(image, mask), click, [1]) for mask in (*base, *tuned)]
     return [mark_clicks(image, click, [1]), paint_hierarchy(image, masks, granularity), *predicted]

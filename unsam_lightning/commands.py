@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from unsam_lightning.errors import UserError, first_line, is_file
-from unsam_lightning.granularity import LEVELS
+from unsam_lightning.granularity import LEVELS, MAX_GRANULARITY, MIN_GRANULARITY, check_granularity
 from unsam_lightning.image_listing import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -38,7 +38,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _granularity(text: str) -> float:
-    return LEVELS[text] if text in LEVELS else float(text)
+    try:
+        value = LEVELS[text] if text in LEVELS else float(text)
+        check_granularity(value)
+    except (ValueError, UserError):
+        words = f"neither a number from {MIN_GRANULARITY:g} to {MAX_GRANULARITY:g} nor one of {', '.join(LEVELS)}"
+        raise argparse.ArgumentTypeError(f"{text} is {words}") from None
+    return value
 
 
 def shards(args: list[str]) -> None:
@@ -165,8 +171,8 @@ def segment(args: list[str]) -> None:
         "--granularity",
         nargs="+",
         type=_granularity,
-        default=[0.1, 0.3, 0.6, 1.0],
-        help=f"numbers from 0.1 to 1.0, or {', '.join(f'{name} ({value:g})' for name, value in LEVELS.items())}",
+        help=f"from 0.1 to 1.0, or {', '.join(f'{name} ({value:g})' for name, value in LEVELS.items())}; "
+        "0.1 0.3 0.6 1.0 unless told",
     )
     parser.add_argument(
         "--automatic", action="store_true", help="the levels the image offers there, the first choice *"
@@ -179,6 +185,8 @@ def segment(args: list[str]) -> None:
     positive, negative = options.click or [], options.not_click or []
     if not positive:
         parser.error("at least one --click X Y is needed")
+    if options.automatic and options.granularity:
+        parser.error("--automatic finds the granularities: give it or --granularity")
 
     image = _read_photo(options.image)
 
@@ -191,11 +199,11 @@ def segment(args: list[str]) -> None:
     model = _on_device(UnSAM.from_pretrained(options.checkpoint, options.config, **base), options.device)
     if not model.is_tuned:
         print(f"note: {options.checkpoint} has no trained adapter: all granularities give about SAM's own mask")
-    predictor, granularities, first_choice = Predictor(model, image), options.granularity, None
+    predictor, granularities, first_choice = Predictor(model, image), options.granularity or [0.1, 0.3, 0.6, 1.0], None
     if options.automatic:
         masks, granularities, ious, first_choice = predictor.offer(clicks, labels)
     else:
-        masks, ious = predictor.predict(clicks, labels, granularities)
+        masks, ious, _ = predictor.predict(clicks, labels, granularities)
     out = options.out
     titles = [f"g = {g:g}{' *' if k == first_choice else ''}" for k, g in enumerate(granularities)]
     for granularity, title, mask, iou in zip(granularities, titles, masks, ious, strict=True):

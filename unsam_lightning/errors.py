@@ -7,6 +7,7 @@ traceback. Next in the tour: `batch.py`.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -21,15 +22,15 @@ class UserError(Exception):
         expected: What the program needed, in words.
         found: What was there instead, with its value.
         remedy: What the user can do about it.
-        text: The three as one line; only for PyTorch, which rebuilds an exception of a DataLoader's worker from its
-            traceback's text alone.
+        text: Instead of the three, one line; or the traceback of such an error, from which alone PyTorch rebuilds what
+            a DataLoader's worker raised.
     """
 
     def __init__(self, text: str | None = None, *, expected: str = "", found: str = "", remedy: str = "") -> None:
         if text is None:
             text = f"expected {expected}; found {found}; {remedy}"
-        else:
-            text = text.rstrip().rpartition(f"{type(self).__name__}: ")[2]
+        elif "Traceback (most recent call last)" in text:
+            text = re.split(rf"^(?:\w+\.)*{type(self).__name__}: ", text.rstrip(), flags=re.MULTILINE)[-1]
         super().__init__(printable(text))  # it may name a file, and go into a report
 
 

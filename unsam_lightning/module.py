@@ -81,7 +81,6 @@ class UnSAMModule(LightningModule):
         self._teacher_state: dict[str, Any] | None = None
         self.evaluation = evaluation
         self.lr, self.min_lr, self.warmup_steps, self.weight_decay = lr, min_lr, warmup_steps, weight_decay
-        self.trained_steps = 0
         self.run_config: str | None = None  # YAML of the run, for its checkpoints; the command line sets it
         self.kept: KeptResults | None = None  # of the evaluation under way; `BenchmarkCallback` sets it
         self.model: UnSAM
@@ -168,7 +167,7 @@ class UnSAMModule(LightningModule):
             checkpoint["teacher"] = self.teacher.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another base model or another adapter shape; note how far it was trained."""
+        """Refuse a checkpoint of another base model or another adapter shape."""
         if "unsam" not in checkpoint:
             raise UserError(
                 expected="a checkpoint that `fit` of this package wrote",
@@ -177,4 +176,3 @@ class UnSAMModule(LightningModule):
             )
         load_adapter(self.model, checkpoint, "the checkpoint")
         self._teacher_state = checkpoint.get("teacher")
-        self.trained_steps = int(checkpoint["global_step"])

@@ -51,6 +51,7 @@ def test_another_image_mask_or_place_is_measured(sample: EvalSample, tmp_path: P
         (dataclasses.replace(sample, image=other_image), "set", 0),
         (dataclasses.replace(sample, masks=other_masks), "set", 0),
         (dataclasses.replace(sample, ids=["b"]), "set", 0),
+        (dataclasses.replace(sample, drawn_from=other_masks), "set", 0),
         (sample, "other", 0),
         (sample, "set", 1),
     ]

@@ -48,3 +48,18 @@ def test_too_many_pixels_are_refused_by_our_limit_alone(
     monkeypatch.setattr(commands, "MAX_PIXELS", 2399)
     assert main(args) == 2
     assert "a.png: 60 x 40 pixels, more than max_pixels 2399" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--granularity", "abc"], "abc is neither a number from 0.1 to 1 nor one of fine, medium, coarse"),
+        (["--granularity", "0.5", "1.7"], "1.7 is neither"),
+        (["--granularity", "0.5", "--automatic"], "--automatic finds the granularities"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    options: list[str], found: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", str(tmp_path / "a.png"), "--click", "5", "5", *options]) == 2
+    assert found in capsys.readouterr().err

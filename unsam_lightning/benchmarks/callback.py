@@ -108,8 +108,8 @@ class BenchmarkCallback(Callback):
             _refuse_nothing(results)
         rows = tabulate(results, objects, module.evaluation)
         dial, curves, boundaries = dial_numbers(results), iou_by_granularity(objects), boundary_numbers(results)
-        # In `fit` the Trainer counts; in `test` of a checkpoint it stands at 0 and the checkpoint knows.
-        trained_steps = trainer.global_step or module.trained_steps
+        # In `fit` the Trainer counts; in `test` it stands at 0 and the checkpoint knows, whichever way it came in.
+        trained_steps = trainer.global_step or module.model.trained_steps
         step = f"{stage}_{trained_steps:06d}"
         numbers = {key: value for row in rows for key, value in row.metrics().items()}
         for dataset, found in dial.items():

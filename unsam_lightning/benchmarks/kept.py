@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def fingerprint(model: UnSAM, config: EvaluationConfig, about: Any) -> str:
         config: What is measured.
         about: Anything else, such as the precision; by its `repr`.
     """
-    settings = (__version__, model.base_name, model.base_sha256, model.calibration, config, about)
+    # The fields too: code that keeps something else must not read what was kept before it.
+    form = [field.name for kept in (ImageResult, SessionResult) for field in fields(kept)]
+    settings = (__version__, form, model.base_name, model.base_sha256, model.calibration, config, about)
     digest = hashlib.sha256(repr(settings).encode())
     state = model.state_dict()
     for name in model.trained_names():
@@ -93,5 +95,6 @@ def fingerprint(model: UnSAM, config: EvaluationConfig, about: Any) -> str:
 def _digest(dataset: str, index: int, sample: EvalSample) -> str:
     digest = hashlib.sha256(repr((dataset, index, sample.key, sample.ids, sample.masks.shape, sample.remarks)).encode())
     digest.update(sample.image.tobytes())
-    digest.update(sample.masks.tobytes())
+    for masks in (sample.masks, sample.all_masks):
+        digest.update(masks.tobytes())
     return digest.hexdigest()[:32]

@@ -12,13 +12,13 @@ Next in the tour: `benchmarks/step_memory.py`.
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from typing import get_args
 
 import torch
 
 from unsam_lightning.benchmarks.interactive import evaluate_interactive
+from unsam_lightning.benchmarks.label_memory import peak_gb
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.tables import computed
 from unsam_lightning.benchmarks.whole_image import proposal_recall, propose_masks, rank_distinct
@@ -64,16 +64,15 @@ def main() -> None:
     parser.add_argument("--against_generator", action="store_true", help="ten runs of SAM2AutomaticMaskGenerator too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with exit_with_one_line():
-        model = UnSAM.from_pretrained(options.model)
-        dataset = eval_dataset(options.source, options.images, options.masks)
-        samples = [dataset[index] for index in range(len(dataset))]
+    model = UnSAM.from_pretrained(options.model)
+    dataset = eval_dataset(options.source, options.images, options.masks)
+    samples = [dataset[index] for index in range(len(dataset))]
     print(f"{options.model}, {options.source}, {len(samples)} images, torch threads {options.threads}")
     if "interactive" in options.what:
         _interactive(model, samples, options.precision)
     if "whole_image" in options.what:
         _whole_image(model, samples, options.points_per_side, options.precision, options.against_generator)
-    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    print(f"peak memory of the process: {peak_gb():.2f} GB")
 
 
 def _encode(model: UnSAM, sample: EvalSample) -> Embedding:
@@ -170,4 +169,5 @@ def _recall(metric: AverageRecall) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_with_one_line():
+        main()
