@@ -179,7 +179,8 @@ def test_checkpoint_of_another_base_is_refused(fails: Fails, tiny_run: Path, tmp
 
 
 def test_granularity_and_click_out_of_range(fails: Fails, photos: Path) -> None:
-    assert "found 1.5" in fails("segment", photos / "a.png", "--click", 5, 5, "--granularity", 1.5)
+    line = fails("segment", photos / "a.png", "--click", 5, 5, "--granularity", 1.5)
+    assert "1.5 is neither a number from 0.1 to 1 nor" in line
     assert "(60.0, 5.0)" in fails("segment", photos / "a.png", "--click", 60, 5)
     assert "--click" in fails("segment", photos / "a.png")
     assert "nowhere.png" in fails("segment", photos / "nowhere.png", "--click", 1, 1)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from unsam_lightning.__main__ import main
+from unsam_lightning.module import UnSAMModule
 
 
 def table(root: Path) -> Any:
@@ -83,3 +86,19 @@ def test_two_processes_pretrain_together(tmp_path: Path, command: Any) -> None:
         codes, log = command(*args, log=tmp_path / f"{strategy}.log", ranks=2)
         assert codes == [0, 0], log[-3000:]
         assert f"step 3 is in {tmp_path / strategy}" in log
+
+
+def test_every_mask_weighs_alike_whichever_process_has_it() -> None:
+    weight = torch.nn.Parameter(torch.ones(()))
+    masks = torch.tensor([1.0, 2.0, 3.0, 10.0])  # a loss each, times the weight; DDP averages the gradients of two
+    parts = [masks[:1], masks[1:]]
+    mean_count = torch.tensor(2.0)
+    strategy = SimpleNamespace(reduce=lambda count, reduce_op: mean_count)
+    module: Any = UnSAMModule("nano")
+    module._trainer = SimpleNamespace(world_size=2, strategy=strategy)
+    gradients = [
+        torch.autograd.grad((part * weight).mean() * module.share_of_masks(len(part)), weight)[0] for part in parts
+    ]
+    assert float(torch.stack(gradients).mean()) == pytest.approx(float(masks.mean()))
+    module._trainer = SimpleNamespace(world_size=1)
+    assert module.share_of_masks(3) == 1.0

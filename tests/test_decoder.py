@@ -181,8 +181,8 @@ def test_numbers_of_every_size(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     for preset, model in models.items():
         share = 100 * EXTRA[preset] / SIZES[name]
         total = EXTRA[preset] + SIZES[name]
-        report = f"{EXTRA[preset]:,} of {total:,} numbers train, {SIZES[name]:,} of {name} are frozen ({share:.3f} %)"
-        assert model.size_report() == report
+        frozen = f"{SIZES[name]:,} of {name} are frozen ({share:.3f} %)"
+        assert model.size_report() == f"{EXTRA[preset]:,} of {total:,} parameters train, {frozen}"
 
 
 def test_lora_that_no_layer_carries_is_refused(small: torch.nn.Module) -> None:

@@ -348,7 +348,7 @@ def test_size_report_counts() -> None:
     trained = sum(dict(model.named_parameters())[name].numel() for name in model.trained_names())
     frozen = sum(parameter.numel() for parameter in model.sam.parameters())
     assert model.size_report() == (
-        f"{trained:,} of {trained + frozen:,} numbers train, {frozen:,} of nano are frozen "
+        f"{trained:,} of {trained + frozen:,} parameters train, {frozen:,} of nano are frozen "
         f"({100 * trained / frozen:.3f} %)"
     )
 

@@ -1,4 +1,4 @@
-"""The teacher: a running average on the student's own frozen numbers."""
+"""The teacher: a running average on the student's own frozen parameters."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_average_by_hand(student: UnSAM) -> None:
     assert torch.all(student.decoder.token == 5)
 
 
-def test_frozen_numbers_are_shared_and_nothing_of_the_teacher_trains(student: UnSAM) -> None:
+def test_frozen_parameters_are_shared_and_nothing_of_the_teacher_trains(student: UnSAM) -> None:
     teacher = Teacher(student, decay=0.9)
     pairs = zip(student.decoder.named_parameters(), teacher.model.decoder.parameters(), strict=True)
     for (name, theirs), mine in pairs:

@@ -30,7 +30,7 @@ class AdapterConfig:
         lora_alpha: The update is scaled by alpha / r.
         lora_dropout: Dropout before the update's first factor, in training.
         lora_targets: Which projections of the decoder's seven attentions carry LoRA.
-        lora_blocks: Part of a name that an attention must contain to carry LoRA; "" for all seven.
+        lora_blocks: Only attentions whose name contains this carry LoRA; "" for all seven.
         warm_start: Start token and head as copies of SAM's single-mask token and head, and the granularity token as
             SAM's padding token, so that training starts at SAM's own mask. The official model starts from noise.
     """

@@ -1,4 +1,4 @@
-"""Write aside, then rename: a file is whole under its name, or as it was before. And one writer at a time.
+"""Atomic file writes, by a temporary file, fsync and rename; and a lock between processes.
 
 Next in the tour: `progress.py`.
 """

@@ -25,8 +25,8 @@ class Prompting:
 
     Args:
         num_corrections: Correction clicks after the first prompt, each a decoder pass with the previous mask.
-        counted_corrections: Of their answers so many, drawn anew for each batch, count in the loss and have gradients;
-            the others only lead there, at a third of the cost. None: all count.
+        counted_corrections: How many of the corrections' answers, drawn anew for each batch, count in the loss; the
+            others run without gradients, at a third of the cost. None: all count.
         sampler: Where clicks lie, see `prompts.first_clicks` and `prompts.correction_clicks`.
         box_share: Share of batches that start with a box instead of a click.
         first_share: Share in the loss of the first prompt's answer, against that of all corrections together. None:

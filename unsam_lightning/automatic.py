@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Twice as fine as the field's sweep, of which it is every second: plateaus of a tenth of the dial have three samples.
+#: 0.1, 0.15, ... 1.0, of which `SWEEP` is every second: a plateau that is 0.1 wide has three samples.
 FINE_SWEEP: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(2, 21))
 #: See `stable_levels`.
 _STANDS, _MIN_SAMPLES, _SAME = 0.7, 3, 0.85

@@ -88,7 +88,7 @@ class Calibrate(Callback):
         self._calibrate(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, module: Any) -> None:
-        """Make up for it where the run was killed after its last step: asked again, it has nothing left to train."""
+        """Calibrate a resumed run that was killed between its last step and its calibration."""
         if module.model.calibration is not None or trainer.global_step in (0, self._tried_at):
             return
         module.to(trainer.strategy.root_device)  # Lightning has taken it off already

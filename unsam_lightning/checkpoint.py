@@ -75,7 +75,7 @@ def describe_adapter(model: UnSAM) -> dict[str, Any]:
 
 
 def adapter_state(model: UnSAM) -> dict[str, Any]:
-    """Return what an adapter checkpoint must hold: the trained numbers, and what they belong to.
+    """Return what an adapter checkpoint must hold: the trained parameters, and what they belong to.
 
     Raises:
         UserError: LoRA is merged: its numbers are gone.
@@ -155,13 +155,13 @@ def _recorded_base(content: dict[str, Any], path: Path) -> str:
 
 
 def load_adapter(model: UnSAM, content: dict[str, Any], where: str) -> None:
-    """Load an adapter checkpoint's numbers into a model of the same base and shape.
+    """Load an adapter checkpoint's weights into a model of the same base and shape.
 
     Raises:
         UserError: The checkpoint belongs to another base model or to another adapter.
     """
     check_base(model, content["unsam"], where)
-    # Some settings, such as lora_alpha, change no number's shape and every mask.
+    # Some settings, such as lora_alpha, change no parameter's shape and every mask.
     recorded = AdapterConfig.from_dict(content["unsam"]["adapter"])
     if differences := recorded.differences(model.decoder.config):
         raise UserError(
@@ -194,7 +194,7 @@ def check_base(model: UnSAM, about: dict[str, Any], where: str) -> None:
 
 
 def load_trained(model: UnSAM, state: dict[str, Tensor], where: str) -> None:
-    """Load exactly the numbers that train; a missing, unexpected or misshapen one is an error that names it."""
+    """Load exactly the parameters that train; a missing, unexpected or misshapen one is an error that names it."""
     own = dict(model.named_parameters())
     wanted = {name: own[name] for name in model.trained_names()}
     refuse_misfits(

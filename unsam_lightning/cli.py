@@ -192,7 +192,7 @@ class UnSAMCLI(LightningCLI):
         if path:
             load_adapter(model, read_adapter(Path(path)), Path(path).name)
         elif not model.is_tuned and self.trainer.is_global_zero:
-            print(f"note: `tuned` is an untrained adapter on {model.base_name}; --ckpt_path gives a trained one")
+            print(f"note: without --ckpt_path rows `tuned` are of an untrained adapter on {model.base_name}")
 
     def after_fit(self) -> None:
         """Measure the trained model and print where everything lies."""

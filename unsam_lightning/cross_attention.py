@@ -27,7 +27,7 @@ def prompts_to_image(attention: Any, queries: Tensor, placed: Tensor, keys: Tens
         attention: Stock `Attention`, with or without LoRA on its projections.
         queries: Prompt tokens with their positions, (P, T, D).
         placed: Image tokens with their positions, (P, N, D), or (B, N, D) with `shared`.
-        keys: Without.
+        keys: Image tokens without positions, the values of the attention, in the same shape.
         shared: int64 (P,), the image of each prompt, whose prompts share its tokens.
     """
     unprojected = not _drops(attention.k_proj, attention.v_proj) and _pays_unprojected(attention, queries)
@@ -101,7 +101,7 @@ def of_image(
         placed: (P, N, D), or (1, N, D) for all prompts.
         keys: Likewise.
         softmax: Of scores (R, N) along N.
-        unit: What it takes for a score of 1.
+        unit: Factor on the scores: 1, or log2(e) for a `softmax` in powers of two.
     """
     heads, into = attention.num_heads, attention.v_proj
     q = attention.q_proj(queries)

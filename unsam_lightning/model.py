@@ -45,7 +45,7 @@ class UnSAM(nn.Module):
         self.calibration: Calibration | None = None
         self.training_config: str | None = None  # YAML of the run that trained the adapter, for its checkpoints
         self.is_tuned = False  # whether the adapter was trained or loaded; a new one answers about as SAM does
-        self.trained_steps = 0  # optimizer steps behind the numbers that were loaded, where their checkpoint says it
+        self.trained_steps = 0  # optimizer steps behind the weights that were loaded, where their checkpoint says it
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.decoder = GranularityDecoder(
@@ -225,12 +225,12 @@ class UnSAM(nn.Module):
         return sorted(name for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def size_report(self) -> str:
-        """Return one line: trainable, total and frozen numbers, and the trainable ones in per cent of the frozen."""
+        """Return one line: trainable, total and frozen parameters, and the trainable ones in per cent of the frozen."""
         trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.parameters())
         share = 100 * trainable / (total - trainable)
         frozen = f"{total - trainable:,} of {self.base_name} are frozen"
-        return f"{trainable:,} of {total:,} numbers train, {frozen} ({share:.3f} %)"
+        return f"{trainable:,} of {total:,} parameters train, {frozen} ({share:.3f} %)"
 
 
 def _points(points_xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -120,7 +120,18 @@ class UnSAMModule(LightningModule):
         self.log("train/loss", result.loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in result.terms.items()})
         self.log("train/num_masks", float(result.num_masks))
-        return result.loss
+        return result.loss * self.share_of_masks(result.num_masks)
+
+    def share_of_masks(self, num_masks: int) -> Tensor | float:
+        """Return the masks of this process over the mean of all: DDP's mean of gradients then is that over all masks.
+
+        Source: SAM-2's training divides by the number of objects of all processes.
+        """
+        if self.trainer.world_size == 1:
+            return 1.0
+        mine = torch.tensor(float(num_masks), device=self.device)
+        mean = cast(Tensor, self.trainer.strategy.reduce(mine.clone(), reduce_op="mean"))
+        return mine / mean.clamp(min=1.0)
 
     def step(self, pair: ViewPair) -> StepResult:
         """Return the losses of one batch, without logging them."""

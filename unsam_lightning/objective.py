@@ -25,7 +25,7 @@ from unsam_lightning.views import ViewPair, warp_maps
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weight of each term; 0 switches a term off and costs nothing.
+    """Weight of each term. 0 switches a term off and saves its cost, of the three pair terms where all are 0.
 
     Args:
         focal: Focal loss of the granularity pairs.
@@ -68,7 +68,8 @@ class StepResult:
 
     Args:
         loss: The weighted sum, with gradients.
-        terms: "loss_pairs", "loss_consistency", ...: unweighted values for the log, detached.
+        terms: For the log, detached: "loss_pairs", the weighted pair loss of all answers; "loss_focal", "loss_dice" and
+            "loss_iou" of the first answers, "loss_consistency", "loss_contrast" and "loss_order": unweighted.
         num_masks: Masks that took part.
     """
 

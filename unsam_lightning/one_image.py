@@ -3,8 +3,8 @@
     decode = prompt_decoder(model, model.encode(image))
     masks, iou = decode(clicks, labels, granularity)
 
-Stock SAM-2 is asked by `two_way.py` too, where `UnSAM.decode` takes the stock modules bit for bit. Next in the tour:
-`automatic.py`.
+Stock SAM-2 too runs by `two_way.py` here, equal to rounding; `UnSAM.decode` runs the stock modules, equal bit for bit.
+Next in the tour: `automatic.py`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def passes_at_once(decode: PromptDecoder) -> int:
 
 @contextmanager
 def several_at_once(decode: PromptDecoder) -> Iterator[Callable[..., Any]]:
-    """Yield a `map` for functions that call `decode`, for whose results one waits; see `passes_at_once`."""
+    """Yield a `map` that calls functions in parallel threads where `decode` is faster so; see `passes_at_once`."""
     threads = passes_at_once(decode)
     if threads == 1:
         yield map

@@ -134,7 +134,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def only_our_limits() -> Iterator[None]:
-    """Let `max_pixels` decide alone, and the manifest's reasons speak alone: no limit and no warnings of Pillow."""
+    """Switch off Pillow's own limit and warnings: `max_pixels` and the reasons in the manifest replace them."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:

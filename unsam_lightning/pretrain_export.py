@@ -189,7 +189,7 @@ def measure(model: UnSAM, sources: Iterable[str], max_images: int | None) -> Ite
 _CARD = """# {name}: a small SAM-2 for laptops, tests and the quickstart
 
 - Architecture: `unsam_lightning/architectures/nano.yaml`, stock classes of the sam2
-  package, {numbers:,} numbers, 256 px.
+  package, {numbers:,} parameters, 256 px.
 - File: `{name}.safetensors`, float16, {size:.1f} MB, sha256 `{sha256}`.
 - Data: scenes drawn by `unsam_lightning/scenes` (seeds below 1,000,000) and nothing else; Apache-2.0 like the package.
 - Training: `python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml`, {step:,} steps

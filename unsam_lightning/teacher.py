@@ -46,7 +46,7 @@ class Teacher:
     """An `UnSAM` whose adapter follows another's.
 
     Args:
-        student: Followed; its frozen numbers are shared, not copied.
+        student: Followed; its frozen parameters are shared, not copied.
         decay: See `Teaching`; smaller in the first steps, so that the start is soon forgotten.
 
     Attributes:
@@ -69,7 +69,7 @@ class Teacher:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Take the student's numbers of now into the average, once for each optimizer step.
+        """Take the student's present weights into the average, once for each optimizer step.
 
         Args:
             step: Number of the optimizer step under way. All batches whose gradients gather in it get the same answers,

@@ -95,7 +95,7 @@ class Arithmetic(NamedTuple):
     mask_logits: Callable[[Any, Tensor, tuple[Tensor, Tensor], Tensor, Tensor], Tensor]
 
 
-#: In the type of what is given, on any device, with gradients.
+#: Plain PyTorch: any dtype and device, differentiable.
 PLAIN = Arithmetic(two_way, mask_logits)
 
 

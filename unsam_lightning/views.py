@@ -138,7 +138,7 @@ class TwoViews:
         else:
             a = self.augmentation
             steps = [
-                # Before the crop: after it, the margin would be empty where the source image is not, unseen by `seen`.
+                # Before the crop: after it, margins that the warp left empty would count as `seen`.
                 RandomAffine(a.degrees, shear=a.shear, p=0.5),
                 RandomResizedCrop((self.size, self.size), scale=a.crop_scale, ratio=(0.8, 1.25), p=1.0),
                 RandomHorizontalFlip(p=a.flip),

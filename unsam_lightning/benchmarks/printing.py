@@ -1,4 +1,4 @@
-"""What a benchmark prints to the terminal: on what the table stands, the table, the dial, boundaries, odd data.
+"""What a benchmark prints to the terminal: what the table is based on, the table, the dial, boundaries, odd data.
 
 Next in the tour: `benchmarks/callback.py`.
 """

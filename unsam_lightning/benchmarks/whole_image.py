@@ -170,7 +170,7 @@ class Ranked(NamedTuple):
 
 
 def rank_distinct(masks: Tensor, scores: Tensor, max_iou: float = MAX_IOU) -> Ranked:
-    """Return which masks stay if of two with an IoU above `max_iou` the one with the lower score goes, and their order.
+    """Suppress near-duplicates, of two masks with an IoU above `max_iou` the one of lower score, and rank what stays.
 
     What stays ranks by its score times the number of masks in its group, divided by the fourth root of the share of
     the frame that it covers. A mask that many clicks and granularities give is there, one that a single click gives is

@@ -1,1 +1,1 @@
-"""The three losses of stage 2: one loss, one page, pure functions."""
+"""The losses of training, a page each: pure functions of logits and masks, weighted by `objective.py`."""

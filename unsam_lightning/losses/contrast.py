@@ -2,7 +2,11 @@
 
 Anchors lie just inside the boundary of a pseudo-mask and weigh the more the nearer they are; positives lie anywhere
 inside it, in either view; negatives just across the boundary and in its siblings: the loss acts where edges are
-decided. Source: InfoNCE (arXiv 1807.03748), equation 4, with the pairs named here. Next in the tour: `losses/order.py`.
+decided. For an anchor a, its positive p, the negatives n of its mask and temperature t, all of length 1:
+
+    loss = -log( exp(a.p / t) / (exp(a.p / t) + sum over n of exp(a.n / t)) )
+
+Source: InfoNCE (arXiv 1807.03748), equation 4, with the pairs named here. Next in the tour: `losses/order.py`.
 """
 
 from __future__ import annotations

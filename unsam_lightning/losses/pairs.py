@@ -18,6 +18,36 @@ from unsam_lightning.losses.frame import measure_in_frame
 ALPHA = 0.25
 
 
+def focal_loss(logits: Tensor, target: Tensor, alpha: float = ALPHA, gamma: float = 2.0) -> Tensor:
+    """Return the focal loss of each mask, (P,): the mean over pixels of -a (1 - q)^gamma log q.
+
+    q is the probability given to the truth; a is alpha inside and 1 - alpha outside.
+
+    Args:
+        logits: (P, pixels).
+        target: (P, pixels) in [0, 1].
+        alpha: Weight of the pixels inside, against 1 - alpha outside.
+        gamma: How much well-classified pixels are discounted.
+
+    Source: Lin et al. (arXiv 1708.02002), equation 5.
+    """
+    cross_entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")
+    prob = logits.sigmoid()
+    prob_of_truth = prob * target + (1 - prob) * (1 - target)
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    return (weight * (1 - prob_of_truth) ** gamma * cross_entropy).mean(1)
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the dice loss of each mask, (P,): 1 - (2 |P T| + 1) / (|P| + |T| + 1).
+
+    Source: SAM-2's training losses, including the + 1 that keeps empty masks finite.
+    """
+    prob = logits.sigmoid()
+    overlap = 2 * (prob * target).sum(1)
+    return 1 - (overlap + 1) / (prob.sum(1) + target.sum(1) + 1)
+
+
 class PairTerms(NamedTuple):
     """The three terms of the pair loss, each a number averaged over the masks."""
 
@@ -45,7 +75,7 @@ def pair_terms_in_frame(
 ) -> PairTerms:
     """Return what `pair_terms` gives for the logits enlarged to the frame and the masks at every pixel of it.
 
-    Neither is ever there; see `losses/frame.py`.
+    Neither the enlarged logits nor the full-size masks are ever materialised; see `losses/frame.py`.
 
     Args:
         logits: (P, h, w), enlarged bilinearly, as SAM-2 does before its loss.
@@ -67,7 +97,7 @@ class _MeasuredInFrame(torch.autograd.Function):
         ctx: Any, logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return focal loss, dice loss and true IoU, (P,) each."""
-        # The kernels believe it: enlarging is by whole, even numbers.
+        # The kernels assume it: enlarging is by whole, even factors.
         side, size = planes.shape[-1], logits.shape[-1]
         assert planes.shape[-2] == side
         assert logits.shape[-2] == size, logits.shape
@@ -77,16 +107,16 @@ class _MeasuredInFrame(torch.autograd.Function):
         pixels, total, twice = side * side, area + truth + 1, 2 * overlap + 1
         true_iou = both / (inside + truth - both).clamp(min=1)
         ctx.mark_non_differentiable(true_iou)
-        # 1 - twice / total by the sums of P and P T.
+        # d dice / d sum(p), and d dice / d sum(p t).
         ctx.save_for_backward(maps, twice / total.square(), -2 / total)
         ctx.pixels, ctx.dtype = pixels, logits.dtype
         return focal / pixels, 1 - twice / total, true_iou
 
     @staticmethod
-    def backward(ctx: Any, by_focal: Tensor, by_dice: Tensor, _by_iou: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_focal: Tensor, grad_dice: Tensor, _grad_iou: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the logits."""
         maps, by_area, by_overlap = ctx.saved_tensors
-        factors = torch.stack((by_focal / ctx.pixels, by_dice * by_area, by_dice * by_overlap), 1)
+        factors = torch.stack((grad_focal / ctx.pixels, grad_dice * by_area, grad_dice * by_overlap), 1)
         gradient = (factors[..., None, None] * maps).sum(1)
         return gradient.to(ctx.dtype), None, None, None
 
@@ -106,31 +136,3 @@ def _means(measured: tuple[Tensor, Tensor, Tensor], predicted_iou: Tensor) -> Pa
         nothing = focal.sum() + dice.sum() + predicted_iou.sum()
         return PairTerms(nothing, nothing, nothing)
     return PairTerms(focal=focal.mean(), dice=dice.mean(), iou=(predicted_iou.float() - true_iou).abs().mean())
-
-
-def focal_loss(logits: Tensor, target: Tensor, alpha: float = ALPHA, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss of each mask, (P,), averaged over pixels.
-
-    Args:
-        logits: (P, pixels).
-        target: (P, pixels) in [0, 1].
-        alpha: Weight of the pixels inside, against 1 - alpha outside.
-        gamma: How much well-classified pixels are discounted.
-
-    Source: Lin et al. (arXiv 1708.02002), equation 5.
-    """
-    cross_entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")
-    prob = logits.sigmoid()
-    prob_of_truth = prob * target + (1 - prob) * (1 - target)
-    weight = alpha * target + (1 - alpha) * (1 - target)
-    return (weight * (1 - prob_of_truth) ** gamma * cross_entropy).mean(1)
-
-
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the dice loss of each mask, (P,): 1 - (2 |P T| + 1) / (|P| + |T| + 1).
-
-    Source: SAM-2's training losses, including the + 1 that keeps empty masks finite.
-    """
-    prob = logits.sigmoid()
-    overlap = 2 * (prob * target).sum(1)
-    return 1 - (overlap + 1) / (prob.sum(1) + target.sum(1) + 1)

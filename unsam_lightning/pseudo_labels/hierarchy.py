@@ -140,7 +140,7 @@ def build_forest(
     a mask's parent is the smallest larger one of which it has at least `containment` inside, and it is cut to that
     parent and to its largest component. What is then smaller than `min_area_px`, not smaller than its parent or again
     its near-duplicate is dropped, as is a mask of which less than `containment` lies in the instance. Siblings may
-    overlap; before they were cut, none had `containment` or more of itself in another, larger one.
+    overlap; before the cut, none lay inside a larger one by `containment` or more.
 
     Args:
         instances: bool (I, H, W), each one component.

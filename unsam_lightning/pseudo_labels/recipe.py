@@ -102,7 +102,7 @@ class LabelRecipe:
         return proposals | merged
 
     def describe(self, maps: FrozenMaps, images: Manifest, given: Mapping[str, GivenMasks]) -> dict[str, Any]:
-        """Return all that the labels depend on, as plain values: a label manifest records it, its hash names them."""
+        """Return all that the labels depend on, as plain values for the label manifest; its hash names the folder."""
         settings = self.regions if self.method == "regions" else self.divide_conquer
         recipe: dict[str, Any] = {
             "version": LABEL_VERSION,
