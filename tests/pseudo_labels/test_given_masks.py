@@ -60,6 +60,16 @@ def test_results_are_found_by_number_or_name_and_filtered_by_score(tmp_path):
     assert len(GivenMasks(str(source.path)).masks("391895", (40, 60), (40, 60))) == 2
 
 
+def test_a_number_names_no_image_of_a_file_that_has_names(tmp_path):
+    image = {"id": 1, "file_name": "7.jpg", "height": 40, "width": 60}
+    coco_json = {"images": [image], "annotations": [annotation(FIRST, id=1, image_id=1)]}
+    write(tmp_path / "folder/7.json", sa1b("7", FIRST))
+    for path in (write(tmp_path / "coco.json", coco_json), str(tmp_path / "folder")):
+        source = GivenMasks(path)
+        assert np.array_equal(source.masks("photos/7", (40, 60), (40, 60)), FIRST[None])
+        assert source.masks("IMG_0007", (40, 60), (40, 60)).shape == (0, 40, 60)
+
+
 def test_a_coco_json_is_found_by_file_name_and_its_crowds_stay_out(tmp_path):
     images = [
         {"id": 1, "file_name": "a/same.jpg", "height": 40, "width": 60},

@@ -33,7 +33,7 @@ _CROWD = "crowd region"
 
 
 class _Annotated(NamedTuple):
-    """The annotations of one image, and its height and width where the file says them."""
+    """The annotations of one image, and its height and width, which all files but results say."""
 
     size: tuple[int, int] | None
     annotations: list[dict[str, Any]]
@@ -43,8 +43,8 @@ class GivenMasks:
     """The masks that a file or a folder has for images, found by the images' names.
 
     The name of an image is its path below the packed folder without suffix; the last part of that will do where no
-    other image has it. A JSON says the name in `file_name`; in a folder it is the JSON's own. The `image_id` of a
-    results file is the name, or the number at its end: 121371 for "sa_121371", 391895 for "000000391895".
+    other image has it. A JSON says the name in `file_name`; in a folder it is the JSON's own. A results file has no
+    file names: its `image_id` is the name, or the number at its end, 121371 for "sa_121371".
 
     Args:
         path: The file or the folder.
@@ -63,6 +63,8 @@ class GivenMasks:
             self._files = {file.relative_to(self.path).with_suffix("").as_posix(): file for file in files}
         else:
             self._images = self._read(self.path)
+        # Only where files have no names may a number stand for one: "IMG_0007" is not "7.jpg".
+        self._is_results = any(about.size is None for about in self._images.values())
         names = sorted(self._files or self._images)
         if not names:
             raise self._error("masks of at least one image", "none")
@@ -127,8 +129,9 @@ class GivenMasks:
     def _find(self, name: str) -> str | None:
         """Return the name here of an image, None if there is none."""
         stem = PurePosixPath(name).name
-        number = re.search(r"\d+$", stem)
-        keys = [name, stem, *([str(int(number[0]))] if number else [])]
+        keys = [name, stem]
+        if self._is_results and (number := re.search(r"\d+$", stem)):
+            keys.append(str(int(number[0])))
         return next((self._names[key] for key in keys if key in self._names), None)
 
     def _read(self, path: Path) -> dict[str, _Annotated]:
