@@ -148,7 +148,8 @@ def test_a_file_for_other_images_is_one_error_that_names_both(tmp_path):
 
 def run(method, image, given, divide):
     if method == "regions":
-        return discover_regions([color_features(image, 4)], image, RegionConfig(), given, divide)
+        config = RegionConfig() if divide else RegionConfig(max_bin_share=1.0)  # two masks are few to balance
+        return discover_regions([color_features(image, 4)], image, config, given, divide)
     return discover_masks(
         color_features(image, 8), color_features(image, 4), image, DivideConquerConfig(), given, divide
     )
@@ -166,8 +167,8 @@ def test_given_masks_join_the_division_or_replace_it(method):
         assert len(np.unique(np.concatenate(given_roots))) == roots
         inside = alone.instance == alone.instance[given_roots[0][0]]
         assert inside.sum() > 1  # the eye at least
-        if method == "divide_conquer":
-            assert alone.instance.max() + 1 == roots
+        assert alone.instance.max() + 1 == roots
+        assert not (alone.masks & ~given.any(axis=0)).any()
     # A strange half of the disc, which nobody would find.
     half = disc.copy()
     half[:, 50:] = False
@@ -184,18 +185,21 @@ def test_pieces_count_alone_and_none_at_all_is_no_division():
     image, _ = drawn_scene()
     two = np.zeros((1, 128, 128), bool)
     two[0, 5:20, 5:20] = two[0, 90:120, 5:30] = True
-    forest = drawn(discover_regions([], image, RegionConfig(keep_groups=False), two, False))
+    forest = drawn(discover_regions([], image, RegionConfig(), two, False))
     assert sorted(forest.masks[forest.parent < 0].sum(axis=(1, 2)).tolist()) == [15 * 15, 30 * 25]
-    assert len(discover_regions([], image, RegionConfig(keep_groups=False), two[:0], False)) == 0
+    assert len(discover_regions([], image, RegionConfig(), two[:0], False)) == 0
 
 
 def test_the_recipe_knows_its_files(tmp_path):
     image, labels = drawn_scene()
     disc = (labels == 1) | (labels == 2)
     path = write(tmp_path / "proposals.json", [annotation(disc, image_id="scene", score=0.5)])
-    recipe = LabelRecipe(proposals=path, regions=RegionConfig(keep_groups=False), region_levels=())
+    recipe = LabelRecipe(proposals=path, region_levels=())
     forest = label_image([], image, recipe, recipe.given(), "scene")
     assert np.array_equal(forest.masks()[0], disc)
+    assert forest.instance.max() == 0
     assert len(label_image([], image, recipe, recipe.given(), "other")) == 0
+    merging = LabelRecipe(merge_masks=path, region_levels=())
+    assert label_image([], image, merging, merging.given(), "scene").instance.max() > 0
     assert LabelRecipe(merge_masks=path).given().keys() == {"merge_masks"}
     assert LabelRecipe().given() == {}

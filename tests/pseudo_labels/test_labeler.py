@@ -161,6 +161,7 @@ def test_files_of_masks_make_a_recipe_of_their_own(nano: UnSAM, tmp_path: Path) 
         manifest, _ = make(nano, images, recipe)
         hashes.append(manifest.extra["recipe_hash"])
         assert ("proposals" in manifest.extra["recipe"]) == (recipe.proposals is not None)
+    assert manifest.extra["recipe"]["proposals"]["version"] == 2  # labels of 1 had masks outside the proposals
     assert len(set(hashes)) == 3
     first = json.loads(ShardReader(manifest).read(0)["json"])["masks"][0]
     assert (first["area"], first["stage"], first["parent"]) == (32 * 64, "divide", -1)

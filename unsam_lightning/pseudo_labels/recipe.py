@@ -26,6 +26,8 @@ from unsam_lightning.pseudo_labels.upsample import LiftedForest, reduced_shape
 
 #: Raised whenever the same recipe gives other labels than before.
 LABEL_VERSION = 1
+#: Raised whenever the same masks from files give other labels than before; labels without such files stay valid.
+GIVEN_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class LabelRecipe:
         features_weights: Local file of the transformer's weights; by default timm downloads them.
         features_side: Pixels of the square image that the transformer sees.
         images_per_batch: Images encoded at a time.
-        proposals: Masks of a detector instead of our own division, see `given_masks.py` for the formats.
+        proposals: Masks of a detector instead of our own division, see `given_masks.py` for the formats. They are the
+            instances, by either method: what lies in none of them gets no mask.
         min_score: The least score of a proposal. Source: tau_conf of the paper, 0.3.
         merge_masks: Annotations that join the division, in the same formats. Source: UnSAMv2+, section 3.6, whose rules
             of merging are not published; ours are those of `discover_regions`.
@@ -113,7 +116,7 @@ class LabelRecipe:
             self.method: asdict(settings),
         }
         for setting, source in given.items():
-            recipe[setting] = {"sha256": source.sha256, "min_score": source.min_score}
+            recipe[setting] = {"version": GIVEN_VERSION, "sha256": source.sha256, "min_score": source.min_score}
         plain: dict[str, Any] = json.loads(json.dumps(recipe))  # tuples become lists, as YAML would give them back
         return plain
 

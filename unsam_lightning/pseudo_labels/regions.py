@@ -55,7 +55,7 @@ class RegionConfig:
             Trained on BSDS500 for 600 steps, the best of ten granularities had a mean IoU of 0.50 with the first and of
             0.44 with the second, whose dial never reaches the large masks.
         keep_groups: Masks that no instance contains, such as a group of instances, form trees of their own, the largest
-            ones as roots; otherwise they are dropped.
+            ones as roots; otherwise they are dropped. Where given masks are the whole division they always are.
     """
 
     mixtures: tuple[tuple[float, ...], ...] = ((1.0, 40.0, 40.0, 40.0, 0.0), (1.0,), (0.5, 0.0, 0.0, 40.0, 40.0))
@@ -99,7 +99,8 @@ def discover_regions(
         config: The settings.
         given: bool (N, *reduced_shape(H, W, max_side)), masks that join the division, beside `max_masks`; each
             connected piece counts by itself, and of a region that is nearly the same the given mask stays.
-        divide: Also find instances ourselves; otherwise the given masks are the whole division.
+        divide: Also find instances ourselves; otherwise the given masks are the whole division: they and their parts
+            are all that is returned, and no given mask means no mask.
 
     Returns:
         The forest; its `stage` is "divide" for instances and given masks and "conquer" for other parts.
@@ -125,7 +126,8 @@ def discover_regions(
     num_instances = num_divided = len(cut)
     if given is not None and len(given):
         masks, num_instances, num_divided = _join(given, masks, len(cut), config)
-    return lift_forest(_arrange(masks, num_instances, num_divided, config), image, config.color_sigma)
+    keep_groups = config.keep_groups and divide
+    return lift_forest(_arrange(masks, num_instances, num_divided, config, keep_groups), image, config.color_sigma)
 
 
 def _grow(
@@ -175,7 +177,7 @@ def _join(given: Masks, masks: Masks, num_cut: int, config: RegionConfig) -> tup
     return masks[np.argsort(is_part, kind="stable")], int(np.count_nonzero(~is_part)), num_divided
 
 
-def _arrange(masks: Masks, num_instances: int, num_divided: int, config: RegionConfig) -> Forest:
+def _arrange(masks: Masks, num_instances: int, num_divided: int, config: RegionConfig, keep_groups: bool) -> Forest:
     """Return the forest of masks: instances first, then other masks of the division, then the rest by rank."""
     owner = np.arange(len(masks), dtype=np.int32)
     owner[num_instances:] = _NOWHERE
@@ -184,7 +186,7 @@ def _arrange(masks: Masks, num_instances: int, num_divided: int, config: RegionC
         is_part = inside.max(axis=1) > config.instance_containment
         owner[num_instances:][is_part] = inside.argmax(axis=1)[is_part]
     rest = np.flatnonzero(owner == _NOWHERE)
-    if config.keep_groups:
+    if keep_groups:
         among = instances_of(masks[rest], config.instance_containment)
         owner[rest[among >= 0]] = rest[among[among >= 0]]
     kept = balance(masks.sum(axis=(1, 2)), owner, config.max_bin_share)
