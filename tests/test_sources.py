@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -6,9 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from unsam_lightning.aside import lock
 from unsam_lightning.errors import UserError
 from unsam_lightning.image_sample import decode_image
-from unsam_lightning.manifest import read_manifest
+from unsam_lightning.manifest import Manifest, read_manifest
 from unsam_lightning.scenes import make_scene
 from unsam_lightning.shards import ShardReader
 from unsam_lightning.source_file import SOURCE_FORMAT, read_source
@@ -138,6 +142,62 @@ def test_scenes_are_packed_once_and_are_the_scenes(tmp_path: Path, monkeypatch: 
         assert abs(pixels - make_scene(5 + n, 64).image).mean() < 4  # JPEG
     monkeypatch.setattr("unsam_lightning.scenes.make_scene", None)
     assert image_manifest(str(source), tmp_path / "cache") == read_manifest(manifest.path)
+
+
+def test_two_that_pack_the_same_scenes_at_once_leave_them_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"num_images": 6, "size": 32, "images_per_shard": 2}
+    source = str(write_source(tmp_path, reader="scenes", options=options))
+    both_found_none = threading.Barrier(2)
+
+    def lock_together(*args: Any) -> AbstractContextManager[None]:
+        both_found_none.wait(60)
+        return lock(*args)
+
+    def pack(_: int) -> Manifest | UserError:
+        try:
+            return image_manifest(source, tmp_path / "cache")
+        except UserError as error:
+            return error
+
+    monkeypatch.setattr("unsam_lightning.sources.lock", lock_together)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(pack, range(2)))
+    # The second is refused, or uses what the first has finished by then.
+    packed = [each for each in outcomes if isinstance(each, Manifest)]
+    assert packed
+    assert all("only one who packs mine into" in str(each) for each in outcomes if isinstance(each, UserError))
+    assert all(verify_manifest(each.path) == packed[0] for each in packed)
+    monkeypatch.undo()
+    assert image_manifest(source, tmp_path / "cache") == packed[0]
+
+
+def test_scenes_that_are_finished_while_one_waits_to_begin_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = str(write_source(tmp_path, reader="scenes", options={"num_images": 2, "size": 32}))
+    finished: list[Manifest] = []
+
+    def lock_late(*args: Any) -> AbstractContextManager[None]:
+        monkeypatch.undo()
+        finished.append(image_manifest(source, tmp_path / "cache"))
+        monkeypatch.setattr("unsam_lightning.scenes.make_scene", None)
+        return lock(*args)
+
+    monkeypatch.setattr("unsam_lightning.sources.lock", lock_late)
+    assert image_manifest(source, tmp_path / "cache") == finished[0]
+
+
+def test_a_second_process_that_packs_scenes_is_told(tmp_path: Path) -> None:
+    source = str(write_source(tmp_path, reader="scenes", options={"num_images": 2, "size": 32}))
+    (tmp_path / "cache" / "mine").mkdir(parents=True)
+    with (
+        lock(tmp_path / "cache" / "mine", "tests", "none"),
+        pytest.raises(UserError, match=r"only one who packs mine into .*; found another process.*; wait for it"),
+    ):
+        image_manifest(source, tmp_path / "cache")
+    assert image_manifest(source, tmp_path / "cache").num_samples == 2
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ import io
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from webdataset.writer import TarWriter
 
-from unsam_lightning.aside import explain_write_errors
+from unsam_lightning.aside import explain_write_errors, written_aside
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import Manifest, ShardInfo, file_problem, scan_shard
 
@@ -77,19 +77,7 @@ class ShardReader:
         """
         shard = self.shard_of(index)
         first = self._ends[shard] - self.manifest.shards[shard].samples
-        return self._read(shard, self._entries(shard)[index - first])
-
-    def iter_shard(self, shard: int) -> Iterator[dict[str, Any]]:
-        """Yield the samples of one shard in order, each as `read` gives it.
-
-        Raises:
-            UserError: The shard is missing, damaged or not what the manifest lists.
-        """
-        for entry in self._entries(shard):
-            yield self._read(shard, entry)
-
-    def _read(self, shard: int, entry: _Entry) -> dict[str, Any]:
-        key, files = entry
+        key, files = self._entries(shard)[index - first]
         sample: dict[str, Any] = {"__key__": key}
         for extension, (offset, size) in files.items():
             try:
@@ -153,6 +141,7 @@ class ShardWriter:
     """Write one shard: a context manager that leaves the whole tar under its name, or nothing.
 
     The bytes depend on the samples alone (no times, no owners). `info` holds the manifest's entry after the block.
+    Two writers of one path at once do not mix, see `written_aside`.
 
     Args:
         path: The tar file; an older one is replaced at the end.
@@ -161,13 +150,15 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.info: ShardInfo | None = None
-        self._aside = path.with_name(f".{path.name}.tmp")
         self._num_samples = 0
 
     def __enter__(self) -> Self:
-        with explain_write_errors(self.path):
-            self._sink = _HashingFile(self._aside.open("wb"))
-        self._tar = TarWriter(self._sink, encoder=False, mtime=0)
+        with contextlib.ExitStack() as stack:
+            aside = stack.enter_context(written_aside(self.path))
+            self._sink = _HashingFile(aside.open("wb"))
+            self._tar = TarWriter(self._sink, encoder=False, mtime=0)
+            stack.push(self._close)
+            self._end = stack.pop_all()
         return self
 
     def write(self, key: str, files: Mapping[str, bytes]) -> None:
@@ -189,24 +180,22 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end.__exit__(kind, error, trace)
+        if kind is None:
+            self.info = ShardInfo(self.path.name, self._num_samples, self._sink.bytes, self._sink.sha256.hexdigest())
+
+    def _close(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
-                self._finish()
+                if not self._num_samples:
+                    raise ValueError(f"{self.path.name} got no samples")
+                self._tar.close()
+                self._sink.file.close()
         finally:
-            if self.info is None:
+            if not self._sink.file.closed:
                 with contextlib.suppress(OSError):  # a full disk fails again; the first error is the one to show
                     self._sink.file.close()
                 self._sink.file = io.BytesIO()  # tarfile flushes its last block when collected: let it, to nowhere
                 self._tar.close()
-                self._aside.unlink(missing_ok=True)
-
-    def _finish(self) -> None:
-        if not self._num_samples:
-            raise ValueError(f"{self.path.name} got no samples")
-        with explain_write_errors(self.path):
-            self._tar.close()
-            self._sink.file.flush()
-            os.fsync(self._sink.file.fileno())
-            self._sink.file.close()
-            os.replace(self._aside, self.path)
-        self.info = ShardInfo(self.path.name, self._num_samples, self._sink.bytes, self._sink.sha256.hexdigest())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from unsam_lightning.aside import explain_write_errors, lock
 from unsam_lightning.benchmarks.open_reader import open_images
 from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError, is_file, is_folder
@@ -88,8 +89,12 @@ def pack_scenes(
         size: Side in pixels.
         first_seed: Scene i has seed `first_seed + i`; seeds from 1,000,000 on are the benchmark's.
         images_per_shard: Scenes in a shard.
+
+    Raises:
+        UserError: Seeds that are the benchmark's, other scenes of this name in `out_dir`, which cannot be written, or
+            another process that packs them.
     """
-    from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
+    from unsam_lightning.scenes import FIRST_TEST_SEED
 
     if not 0 <= first_seed <= first_seed + num_images <= FIRST_TEST_SEED:
         raise UserError(
@@ -99,19 +104,44 @@ def pack_scenes(
         )
     options = {"num_images": num_images, "size": size, "first_seed": first_seed, "images_per_shard": images_per_shard}
     path = out_dir / f"{name}.yaml"
-    if path.is_file():
-        manifest = read_manifest(path, "images")
-        if manifest.extra.get("options") == options:
-            return manifest
-        raise UserError(
-            expected=f"scenes packed with {options} in {out_dir}",
-            found=f"{manifest.extra.get('options')}",
-            remedy="give the other set another name, or delete that folder",
-        )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    shards: list[ShardInfo] = []
+    packed = _packed_scenes(path, options)
+    if packed is None:
+        with explain_write_errors(out_dir):
+            out_dir.mkdir(parents=True, exist_ok=True)
+        with lock(out_dir, f"packs {name} into {out_dir}", "wait for it, then run the same command again"):
+            packed = _packed_scenes(path, options)  # by another process, since the look above
+            if packed is None:
+                extra = {"source": "procedural scenes of unsam_lightning", "licence": "Apache-2.0", "options": options}
+                packed = Manifest(path, "images", name, _draw_scenes(path, **options), extra)
+                write_manifest(packed)
+    return packed
+
+
+def _packed_scenes(path: Path, options: dict[str, int]) -> Manifest | None:
+    """Return the manifest of the scenes if they are packed already.
+
+    Raises:
+        UserError: Other scenes are.
+    """
+    if not path.is_file():
+        return None
+    manifest = read_manifest(path, "images")
+    if manifest.extra.get("options") == options:
+        return manifest
+    raise UserError(
+        expected=f"scenes packed with {options} in {path.parent}",
+        found=f"{manifest.extra.get('options')}",
+        remedy="give the other set another name, or delete that folder",
+    )
+
+
+def _draw_scenes(path: Path, num_images: int, size: int, first_seed: int, images_per_shard: int) -> list[ShardInfo]:
+    """Draw scenes and write the shards of the manifest that `path` will be."""
+    from unsam_lightning.scenes import make_scene
+
+    name, shards = path.stem, list[ShardInfo]()
     for first in range(0, num_images, images_per_shard):
-        with ShardWriter(out_dir / f"{name}-{len(shards):06d}.tar") as writer:
+        with ShardWriter(path.with_name(f"{name}-{len(shards):06d}.tar")) as writer:
             for index in range(first, min(first + images_per_shard, num_images)):
                 buffer = io.BytesIO()
                 image = make_scene(first_seed + index, size).image
@@ -120,10 +150,7 @@ def pack_scenes(
                 writer.write(f"{name}-{index:08d}", image_files(buffer.getvalue(), about))
         assert writer.info is not None
         shards.append(writer.info)
-    extra = {"source": "procedural scenes of unsam_lightning", "licence": "Apache-2.0", "options": options}
-    manifest = Manifest(path, "images", name, shards, extra)
-    write_manifest(manifest)
-    return manifest
+    return shards
 
 
 def eval_dataset(path: str, max_images: int | None = None, max_masks: int | None = None) -> EvalSubset:
