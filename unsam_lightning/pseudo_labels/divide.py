@@ -96,9 +96,7 @@ def _lanczos(matrix: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, t
     return values, basis[1:count].T @ inner[:, -1]
 
 
-def mask_cut(
-    features: torch.Tensor, *, num_masks: int = 10, tau: float = 0.15, min_patches: int = 4, soft: bool = False
-) -> torch.Tensor:
+def mask_cut(features: torch.Tensor, *, num_masks: int = 10, tau: float = 0.15, min_patches: int = 4) -> torch.Tensor:
     """Return salient objects, one normalised cut after the other.
 
     Args:
@@ -108,7 +106,6 @@ def mask_cut(
         tau: Cosine above which two patches are joined; 0.15 suits DINO, centred features want about the same.
         min_patches: An object of fewer patches ends the search, as does a rest of fewer than twice as many or without
             structure (all patches alike).
-        soft: Use weighted instead of hard affinities.
 
     Returns:
         bool (K, H, W) on the device of `features`, disjoint, each one 4-connected, in the order of discovery.
@@ -125,7 +122,7 @@ def mask_cut(
     check_features(features)
     height, width, _ = features.shape
     flat = features.detach().reshape(height * width, -1)
-    weights = affinity(flat, tau, soft)
+    weights = affinity(flat, tau)
     free = torch.ones(height * width, dtype=torch.bool, device=features.device)
     found: list[torch.Tensor] = []
     while len(found) < num_masks:

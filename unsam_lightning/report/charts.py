@@ -81,30 +81,28 @@ def histogram(
     x_label: str,
     y_label: str,
     bars: Mapping[str, Sequence[int]],
-    first: int = 1,
     styles: Mapping[str, Style] | None = None,
 ) -> str:
-    """Return bars beside each other for whole numbers from `first` on, `<figure>`; "" where all counts are 0.
+    """Return bars beside each other for whole numbers from 1 on, `<figure>`; "" where all counts are 0.
 
     Args:
         title: Above it.
         x_label: Below it.
         y_label: To its left.
         bars: Name -> how many for each number; all of one length.
-        first: The number of the first bar.
         styles: By name; colours in order if not given.
     """
     highest = max((count for counts in bars.values() for count in counts), default=0)
     if highest == 0:
         return ""
     length = max(len(counts) for counts in bars.values())
-    x_range, y_range = (first - 0.5, first + length - 0.5), (0.0, float(highest))
+    x_range, y_range = (0.5, length + 0.5), (0.0, float(highest))
     parts = _axes(title, x_label, y_label, x_range, y_range, (True, True))
     width, chosen = 0.8 / len(bars), styles or _in_order(bars)
     for number, (name, counts) in enumerate(bars.items()):
-        for k, count in enumerate(counts):
-            left, top = _place(first + k - 0.4 + number * width, count, x_range, y_range)
-            right, bottom = _place(first + k - 0.4 + (number + 1) * width, 0, x_range, y_range)
+        for k, count in enumerate(counts, start=1):
+            left, top = _place(k - 0.4 + number * width, count, x_range, y_range)
+            right, bottom = _place(k - 0.4 + (number + 1) * width, 0, x_range, y_range)
             size = f'width="{right - left:.1f}" height="{bottom - top:.1f}"'
             parts.append(f'<rect x="{left}" y="{top}" {size} {chosen[name].fill()}/>')
     return _figure(parts, {name: f'<rect x="7" y="0" width="10" height="10" {chosen[name].fill()}/>' for name in bars})
