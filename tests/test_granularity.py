@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.granularity import SWEEP, check_granularity, granularity_scores
+from unsam_lightning.granularity import SWEEP, check_granularity, granularity_scores, tenths
 
 
 def test_equals_the_official_formula(shared: Path) -> None:
@@ -41,6 +41,13 @@ def test_order_range_and_scale() -> None:
     shuffle = np.random.default_rng(1).permutation(50)
     assert (granularity_scores(areas[shuffle]) == scores[shuffle]).all()
     np.testing.assert_allclose(granularity_scores(areas * 16), scores, atol=1e-6)  # an image of four times the side
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_tenths_by_hand(kind: type) -> None:
+    found = tenths(np.array([0.1, 0.18, 0.2, 0.54, 0.56, 0.92, 1.0], kind))
+    assert found.tolist() == [0, 0, 1, 4, 5, 9, 9]
+    assert found.dtype == np.int64
 
 
 def test_sweep_is_the_fields() -> None:

@@ -48,6 +48,11 @@ def granularity_scores(areas: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(scores, dtype=np.float64)
 
 
+def tenths(granularity: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """Return which of ten equal parts of [0.1, 1] each granularity (N,) lies in, 0 to 9; 1.0 lies in the last."""
+    return np.asarray(np.minimum((granularity - 0.1) / 0.09, 9), dtype=np.int64)
+
+
 def one_for_each(granularity: Any, count: int, device: torch.device) -> torch.Tensor:
     """Return granularities float32 (P,) on a device: one for each of `count` prompts, or one for all.
 

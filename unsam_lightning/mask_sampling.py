@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unsam_lightning.granularity import tenths
+
 #: How the masks of an image are drawn: see `draw_masks`.
 Sampling = Literal["paired", "balanced", "uniform"]
 #: Masks at most that share a click.
@@ -54,7 +56,7 @@ def draw_masks(
         return Drawn(np.zeros(0, np.int64), np.zeros(0, np.int64))
     weight = np.ones(number)
     if sampling != "uniform":
-        bins = np.minimum((granularity - 0.1) / 0.09, 9.999).astype(int)
+        bins = tenths(granularity)
         weight = 1 / np.bincount(bins, minlength=10)[bins]
     order = rng.choice(number, size=number, replace=False, p=weight / weight.sum())
     if sampling != "paired":

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.granularity import granularity_scores
+from unsam_lightning.granularity import granularity_scores, tenths
 from unsam_lightning.pseudo_labels.distinct import choose_distinct, rank_nodes
 from unsam_lightning.pseudo_labels.divide import check_features
 from unsam_lightning.pseudo_labels.hierarchy import Forest, Masks, build_forest, instances_of, split_components
@@ -220,7 +220,7 @@ def balance(
         for root in np.unique(owner[kept]):
             tree = owner[kept] == root
             granularity[tree] = granularity_scores(area_px[kept[tree]])
-        bins = np.minimum((granularity - 0.1) / 0.09, 9).astype(np.int64)
+        bins = tenths(granularity)
         sizes = np.bincount(bins, minlength=10)
         fullest = int(sizes.argmax())
         # Each one that goes also makes the whole smaller: x - n <= share (K - n).
