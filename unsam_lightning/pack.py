@@ -152,13 +152,13 @@ def _write_shard(
 def _prepare_in_order(plan: Plan, start: int) -> Iterator[tuple[str, Photo | str]]:
     """Yield the files from `start` on with what became of them; threads, because Pillow decodes outside the GIL."""
     limits = {key: plan.about["options"][key] for key in ("max_side", "max_pixels")}
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_threads = num_cores()
     pending: deque[tuple[str, Future[Photo | str]]] = deque()
-    with ThreadPoolExecutor(num_cores) as pool:
+    with ThreadPoolExecutor(num_threads) as pool:
         try:
             for file in plan.files[start:]:
                 pending.append((file, pool.submit(prepare_photo, plan.images_dir / file, **limits)))
-                if len(pending) > 4 * num_cores:  # enough to hide one slow image, few enough to hold in memory
+                if len(pending) > 4 * num_threads:  # enough to hide one slow image, few enough to hold in memory
                     ready, photo = pending.popleft()
                     yield ready, photo.result()
             while pending:
@@ -166,6 +166,11 @@ def _prepare_in_order(plan: Plan, start: int) -> Iterator[tuple[str, Photo | str
                 yield ready, photo.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def num_cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _manifest(plan: Plan, done: Done) -> Manifest:

@@ -8,7 +8,6 @@ Next in the tour: `benchmarks/label_candidates.py`.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader
 from unsam_lightning.aside import explain_write_errors, lock
 from unsam_lightning.manifest import Manifest, ShardInfo, read_manifest, sha256_file, write_manifest
 from unsam_lightning.model import UnSAM
+from unsam_lightning.pack import num_cores
 from unsam_lightning.pairs import MaskEntry
 from unsam_lightning.pseudo_labels.label_batches import LabelBatch, ShardImages
 from unsam_lightning.pseudo_labels.recipe import LabelRecipe, label_image, recipe_hash
@@ -57,7 +57,7 @@ class Labeler(LightningModule):
         super().__init__()
         self.maps = recipe.maps(model)
         self.recipe, self.images, self.cache_dir = recipe, images, cache_dir
-        self.num_workers, self.num_threads = num_workers, num_threads or _num_cores()
+        self.num_workers, self.num_threads = num_workers, num_threads or num_cores()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than shards
         self.given = recipe.given()
         self.at_work: deque[tuple[LabelBatch, list[Future[tuple[bytes, float]]]]] = deque()
@@ -192,7 +192,3 @@ def encode_forest(forest: LiftedForest) -> bytes:
         for n, rle in enumerate(forest.rle)
     ]
     return json.dumps({"height": forest.height, "width": forest.width, "masks": masks}, separators=(",", ":")).encode()
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
