@@ -27,13 +27,14 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-class _Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """argparse that shows defaults and reports a bad command line as every other user error."""
 
     def __init__(self, program: str, description: str | None) -> None:
         super().__init__(program, description=description, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
+        """Raise `UserError` with what argparse says."""
         raise UserError(expected=f"arguments as in `{self.prog} --help`", found=message, remedy="correct the command")
 
 
@@ -49,7 +50,7 @@ def _granularity(text: str) -> float:
 
 def shards(args: list[str]) -> None:
     """Pack a folder of images into shards, or verify a manifest."""
-    parser = _Parser("python -m unsam_lightning shards", description=shards.__doc__)
+    parser = CommandParser("python -m unsam_lightning shards", description=shards.__doc__)
     parser.add_argument("images_dir", nargs="?", type=Path, help="folder tree of JPEG, PNG and WebP images")
     parser.add_argument("out_dir", nargs="?", type=Path, help="where the shards and the manifest NAME.yaml go")
     parser.add_argument("--name", help="of the data set; the folder's name by default")
@@ -77,7 +78,7 @@ def shards(args: list[str]) -> None:
 
 def data(args: list[str]) -> None:
     """Fetch what is public of a data set, say what a person must fetch and why, and verify what is there."""
-    parser = _Parser("python -m unsam_lightning data", description=data.__doc__)
+    parser = CommandParser("python -m unsam_lightning data", description=data.__doc__)
     parser.add_argument("name", nargs="?", help="of a manifest in data_manifests/, or the path of one; none: list them")
     parser.add_argument("--root", type=Path, metavar="DIR", help="folder for this data set")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for source file and report, by default --root")
@@ -100,7 +101,7 @@ def data(args: list[str]) -> None:
 
 def report(args: list[str]) -> None:
     """Write one page and a Markdown table of what `test` measured: runs side by side, with confidence intervals."""
-    parser = _Parser("python -m unsam_lightning report", description=report.__doc__)
+    parser = CommandParser("python -m unsam_lightning report", description=report.__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folders; others are compared with the first"
     )
@@ -117,7 +118,7 @@ def report(args: list[str]) -> None:
 
 def export(args: list[str]) -> None:
     """Write a tuned model in another layout: for us, for the official UnSAMv2 code, for whatever runs SAM-2."""
-    parser = _Parser("python -m unsam_lightning export", description=export.__doc__)
+    parser = CommandParser("python -m unsam_lightning export", description=export.__doc__)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of `fit`, or an official UnSAMv2 checkpoint")
     parser.add_argument("--layout", required=True, choices=("adapter", "sam2", "unsamv2"))
     parser.add_argument("--out", required=True, type=Path, help="*.ckpt for adapter; *.pt or *.safetensors otherwise")
@@ -162,7 +163,7 @@ def _read_photo(path: Path) -> npt.NDArray[np.uint8]:
 
 def segment(args: list[str]) -> None:
     """Segment one image by clicks at the granularities asked for; write masks and an overlay as PNG files."""
-    parser = _Parser("python -m unsam_lightning segment", description=segment.__doc__)
+    parser = CommandParser("python -m unsam_lightning segment", description=segment.__doc__)
     parser.add_argument("image", type=Path, help="JPEG, PNG or WebP")
     parser.add_argument("--checkpoint", default="nano", help="a checkpoint of `fit`, or a model name")
     parser.add_argument("--click", nargs=2, type=float, action="append", metavar=("X", "Y"), help="inside, in pixels")

@@ -8,7 +8,6 @@ Next in the tour: `pretrain_export.py`.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.cuda import device_count
 from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pretrain_export import main as export
 from unsam_lightning.pretrain_module import NanoPretraining
+from unsam_lightning.quiet import quieten
 from unsam_lightning.run_checkpoints import Checkpoints, Requeue, WholeCheckpoints
 
 
@@ -79,9 +79,7 @@ def main(args: list[str]) -> None:
     if args[:1] == ["export"]:
         export(args[1:])
         return
-    # The sampler takes its position from the batch progress that Lightning saves; Lightning cannot know that.
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    quieten()
     with explain_argument_errors("pretrain"):
         _PretrainCLI(
             NanoPretraining, save_config_callback=None, args=["fit", *args], parser_kwargs=dict(PARSER_OPTIONS)

@@ -5,14 +5,12 @@ python -m unsam_lightning pretrain export runs/pretrain_nano/checkpoints/last.ck
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from torch import Tensor
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.backbone import Base, build_sam
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.commands import CommandParser
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain_passes import decode_all
@@ -136,16 +135,9 @@ def seconds_for_64_prompts(model: UnSAM, repeats: int = 5) -> float:
     return best
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that reports a bad command line as every other user error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(expected=f"arguments as in `{self.prog} --help`", found=message, remedy="correct the command")
-
-
 def main(args: list[str]) -> None:
     """Export a checkpoint, measure what was exported, write the card beside it."""
-    parser = _Parser("python -m unsam_lightning pretrain export", description=main.__doc__)
+    parser = CommandParser("python -m unsam_lightning pretrain export", main.__doc__)
     parser.add_argument("checkpoint", type=Path, help="<run folder>/checkpoints/last.ckpt")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights" / "nano.safetensors")
     parser.add_argument("--sources", nargs="*", default=["data_manifests/scenes_test.yaml"], help="what to measure on")
