@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -41,13 +42,17 @@ def test_imports_have_no_cycle() -> None:
     assert done == set(graph), f"cycle among {sorted(set(graph) - done)}"
 
 
-def reading_tour() -> dict[str, int]:
-    """The place of each module in the README's reading tour; the files of a folder named as a whole share a place."""
+def tour_entries() -> list[str]:
+    """The files and folders of the README's reading tour, in its order."""
     section = (PACKAGE.parent / "README.md").read_text().partition("## Reading tour")[2].partition("\n## ")[0]
     table = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
-    entries = [entry for cell in table for entry in re.findall(r"`([\w/]+(?:\.py|/))`", cell)]
+    return [entry for cell in table for entry in re.findall(r"`([\w/]+(?:\.py|/))`", cell)]
+
+
+def reading_tour() -> dict[str, int]:
+    """The place of each module in the README's reading tour; the files of a folder named as a whole share a place."""
     place: dict[str, int] = {}
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(tour_entries()):
         path = PACKAGE / entry
         assert path.exists(), f"the reading tour names {entry}, which is not there"
         for file in [path] if path.is_file() else path.rglob("*.py"):
@@ -68,6 +73,28 @@ def test_reading_tour_is_complete_and_goes_one_way() -> None:
         if needed in place and place[needed] > place[module_name(path)]
     ]
     assert not backwards
+
+
+def named_next(path: Path) -> list[str]:
+    """What a file's first lines say comes next in the tour; nothing if they do not say."""
+    words = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
+    sentence = words.partition("Next in the tour:")[2].partition(". ")[0]
+    return re.findall(r"`([\w/]+(?:\.py|/))`", sentence)
+
+
+def test_files_name_the_next_one_of_the_tour() -> None:
+    entries = tour_entries()
+    wrong = []
+    for entry, following in itertools.pairwise([*entries, "nothing"]):
+        whole = PACKAGE / entry
+        for path in [whole] if whole.is_file() else whole.glob("*.py"):
+            beside = [] if whole.is_file() else [file.name for file in whole.glob("*.py")]  # in an order of their own
+            wrong += [
+                f"{entry}: {path.name} names {named}, not {following}"
+                for named in named_next(path)
+                if named != following and named not in beside
+            ]
+    assert not wrong
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

@@ -1,9 +1,7 @@
 """`pretrain`: supervised pre-training of a small SAM-2 on procedural scenes; the result is the bundled nano model.
 
-    python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml     # killed, it goes on by the same line
-    python -m unsam_lightning pretrain export runs/pretrain_nano/checkpoints/last.ckpt
-
-Next in the tour: `pretrain_export.py`.
+python -m unsam_lightning pretrain --config experiments/pretrain_nano.yaml     # killed, it goes on by the same line
+python -m unsam_lightning pretrain export runs/pretrain_nano/checkpoints/last.ckpt
 """
 
 from __future__ import annotations

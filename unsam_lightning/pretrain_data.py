@@ -1,7 +1,7 @@
 """Prompts for supervised pre-training: scenes drawn on the fly, masks chosen evenly over sizes, clicks and boxes.
 
 Every image is a pure function of its number, and its number of the step: a run that was cut off goes on with the very
-scene that comes next. Next in the tour: `pretrain_start.py`.
+scene that comes next. Next in the tour: `pretrain_passes.py`.
 """
 
 from __future__ import annotations

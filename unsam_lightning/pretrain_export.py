@@ -1,6 +1,8 @@
 """From a checkpoint of `pretrain` to the weights in the package: float16 safetensors, measured, with a card.
 
 python -m unsam_lightning pretrain export runs/pretrain_nano/checkpoints/last.ckpt --hardware "one CPU core"
+
+Next in the tour: `pretrain.py`.
 """
 
 from __future__ import annotations

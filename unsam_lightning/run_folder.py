@@ -1,7 +1,7 @@
 """Run folders: where one run keeps its config, checkpoints, metrics and pictures, and how a later one finds them.
 
 runs/quickstart/2026-11-21_08-30-00-fit/{config.yaml, checkpoints/last.ckpt, benchmark_test_000100.csv, panels/, ...}
-Next in the tour: `cli.py`.
+Next in the tour: `quiet.py`.
 """
 
 from __future__ import annotations

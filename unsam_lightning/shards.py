@@ -1,7 +1,7 @@
 """Tar shards: read any sample by its index without reading the tar, write a shard that is complete or absent.
 
 A sample is a key and some files: `{key}.jpg` and `{key}.json` in image shards, the same keys in label shards. The tars
-are plain WebDataset shards. Next in the tour: `image_listing.py`.
+are plain WebDataset shards. Next in the tour: `image_sample.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whatever the user has becomes an image manifest or a benchmark data set: shards, a folder, a source file.
 
-Next in the tour: `pairs.py`.
+Next in the tour: `mask_sampling.py`.
 """
 
 from __future__ import annotations
