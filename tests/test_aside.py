@@ -1,8 +1,10 @@
+import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,24 @@ def test_leftovers_of_killed_writers_go_and_those_of_others_stay(tmp_path: Path)
         write_text_aside(path, "new")
         assert held.exists()
     assert sorted(each.name for each in tmp_path.iterdir()) == [".other.yaml.01234567.tmp", "[m].yaml"]
+
+
+def test_folder_that_another_removes_while_it_is_empty_is_made_again(tmp_path: Path) -> None:
+    done = threading.Event()
+
+    def remove() -> None:
+        while not done.is_set():
+            for folder in (tmp_path / "a" / "b", tmp_path / "a"):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for _ in range(300):
+            path = tmp_path / "a" / "b" / "file"
+            write_text_aside(path, "text")
+            path.unlink()
+    finally:
+        done.set()
+        remover.join()

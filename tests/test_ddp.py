@@ -20,7 +20,7 @@ def table(root: Path) -> Any:
 
 def everything(root: Path) -> dict[str, bytes]:
     """All that a test writes for people and for the report: tables, objects, dial, curves, pictures."""
-    run = next(root.iterdir())
+    (run,) = root.iterdir()
     found = [*run.glob("benchmark_*"), *run.glob("objects_*"), *run.glob("cases_*/*")]
     return {str(path.relative_to(run)): path.read_bytes() for path in found}
 
@@ -33,6 +33,7 @@ def test_two_processes_measure_what_one_measures(tiny_run: Path, tmp_path: Path,
         args += ["--model.evaluation.felzenszwalb", "true"]
         codes, log = command(*args, log=tmp_path / f"test{ranks}.log", ranks=ranks)
         assert codes == [0] * ranks, log[-3000:]
+        assert not (tmp_path / f"runs{ranks}" / "unfinished").exists()  # kept results of all ranks are removed
     one, two = (everything(tmp_path / f"runs{ranks}") for ranks in (1, 2))
     assert {name.split("_")[0] for name in one} == {"benchmark", "objects", "cases"}
     assert one == two  # to the last byte

@@ -39,9 +39,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     # Not the process id: containers on one file system have the same ones.
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        held = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        held = _create(aside, path)
         try:
             with contextlib.suppress(OSError):  # no locks here: then nobody takes this for a leftover either
                 fcntl.flock(held, fcntl.LOCK_EX)
@@ -52,6 +50,19 @@ def written_aside(path: Path) -> Iterator[Path]:
         finally:
             os.close(held)
             aside.unlink(missing_ok=True)
+
+
+def _create(aside: Path, path: Path) -> int:
+    """Return the descriptor of a new file aside; its folder is made, again if others remove it while it is empty."""
+    for tries_left in reversed(range(20)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
+            return os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except (FileNotFoundError, FileExistsError):  # pathlib's word for a folder that goes while it is looked at
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _remove_leftovers(path: Path) -> None:

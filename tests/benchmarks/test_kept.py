@@ -35,9 +35,9 @@ def test_kept_result_is_the_measured_one(sample: EvalSample, tmp_path: Path) -> 
     again = KeptResults(tmp_path / "unfinished" / "x")
     assert again.measured(sample, "set", 3, never) == measured
     assert len(list((tmp_path / "unfinished" / "x").iterdir())) == 1
-    again.forget()
+    again.forget(again.names)
     assert not list(tmp_path.iterdir())
-    again.forget()  # nothing left to forget
+    again.forget(again.names)  # nothing left to forget
 
 
 def test_another_image_mask_or_place_is_measured(sample: EvalSample, tmp_path: Path) -> None:
@@ -61,13 +61,37 @@ def test_another_image_mask_or_place_is_measured(sample: EvalSample, tmp_path: P
     assert kept.measured(sample, "set", 0, never) == result
 
 
-def test_folder_of_others_is_not_removed(sample: EvalSample, tmp_path: Path) -> None:
-    for name in ("x", "y"):
-        KeptResults(tmp_path / "u" / name).measured(
-            sample, "s", 0, lambda: ImageResult(dataset="s", index=0, key="", num_masks=0, sessions=[])
-        )
-    KeptResults(tmp_path / "u" / "x").forget()
+def nothing_in(dataset: str) -> ImageResult:
+    return ImageResult(dataset=dataset, index=0, key="", num_masks=0, sessions=[])
+
+
+def test_results_of_other_evaluations_are_not_removed(sample: EvalSample, tmp_path: Path) -> None:
+    """The name of the folder does not know the data sets: a long test of one must outlive a short one of another."""
+    large, small, other_model = (KeptResults(tmp_path / "u" / name) for name in "xxy")
+    for kept, dataset in ((large, "coco"), (small, "bsds"), (other_model, "bsds")):
+        kept.measured(sample, dataset, 0, lambda name=dataset: nothing_in(name))  # type: ignore[misc]
+    small.forget(small.names)
+    assert KeptResults(large.folder).measured(sample, "coco", 0, never) == nothing_in("coco")
+    large.forget(large.names)
     assert [path.name for path in (tmp_path / "u").iterdir()] == ["y"]
+
+
+def test_the_same_evaluation_twice_at_once_removes_its_files_once(sample: EvalSample, tmp_path: Path) -> None:
+    first, second = (KeptResults(tmp_path / "u" / "x") for _ in range(2))
+    first.measured(sample, "s", 0, lambda: nothing_in("s"))
+    second.measured(sample, "s", 0, never)
+    first.forget(first.names)
+    second.measured(sample, "s", 1, lambda: nothing_in("s"))
+    second.forget(second.names)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rank_0_removes_the_files_of_all(sample: EvalSample, tmp_path: Path) -> None:
+    ranks = [KeptResults(tmp_path / "u" / "x") for _ in range(2)]
+    for index, kept in enumerate(ranks):
+        kept.measured(sample, "s", index, lambda: nothing_in("s"))
+    ranks[0].forget([name for kept in ranks for name in kept.names])
+    assert not list(tmp_path.iterdir())
 
 
 def test_fingerprint_follows_the_dials_map() -> None:

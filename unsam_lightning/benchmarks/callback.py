@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -33,6 +33,8 @@ from unsam_lightning.benchmarks.tables import (
 )
 from unsam_lightning.errors import UserError
 from unsam_lightning.segment.render import write_png
+
+_Mine = TypeVar("_Mine")
 
 
 class BenchmarkCallback(Callback):
@@ -61,7 +63,7 @@ class BenchmarkCallback(Callback):
 
     def _keep(self, trainer: Trainer, module: Any, stage: str) -> None:
         self.results = []
-        # The last digits of a result depend on how it was computed. The stage keeps the folders of two that follow each
+        # The last digits of a result depend on how it was computed. The stage keeps the files of two that follow each
         # other apart: one rank may begin the second while another still removes the first's.
         about = (stage, str(trainer.precision), module.device.type, module.compile_model)
         name = fingerprint(module.model, module.evaluation, about)
@@ -90,19 +92,16 @@ class BenchmarkCallback(Callback):
         self._report(trainer, module, "test", trainer.test_dataloaders)
 
     def _report(self, trainer: Trainer, module: Any, stage: str, loader: Any) -> None:
-        gathered: list[Any] = [None] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(gathered, self.results)
-        else:
-            gathered = [self.results]
+        gathered = _gathered(trainer, (self.results, module.kept.names))
         self.results = []
-        results = [result for part in gathered for result in part]
         if not trainer.is_global_zero:
             return
+        results = [result for part, _ in gathered for result in part]
+        kept_names = [name for _, names in gathered for name in names]
         objects, odd = object_rows(results, module.evaluation), remarks(results)
         if not objects:
             print_remarks(odd)
-            module.kept.forget()
+            module.kept.forget(kept_names)
             if trainer.state.fn == "fit":
                 return
             _refuse_nothing(results)
@@ -135,7 +134,7 @@ class BenchmarkCallback(Callback):
         write_text_aside(self.run_dir / f"benchmark_{step}.json", to_json(rows, about, **more))
         datasets = [images.dataset for images in loader.dataset.dataset.datasets]
         self._draw(trainer, results, datasets, f"cases_{step}")
-        module.kept.forget()
+        module.kept.forget(kept_names)
         print_scope(datasets, results, module.evaluation.points_per_side)
         print_table(rows, f"{stage} at step {trained_steps}, base model {module.model.base_name}")
         print_dial(dial)
@@ -155,6 +154,15 @@ class BenchmarkCallback(Callback):
                 for logger in trainer.loggers:
                     if isinstance(logger, WandbLogger):
                         logger.log_image(f"cases/{name}_{number}_{case.rank}", [picture])
+
+
+def _gathered(trainer: Trainer, mine: _Mine) -> list[_Mine]:
+    """Return what every rank has, in the order of the ranks."""
+    if trainer.world_size == 1:
+        return [mine]
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, mine)
+    return parts
 
 
 def _log_tables(logger: WandbLogger, rows: Sequence[Row], curves: dict[str, dict[str, float]]) -> None:

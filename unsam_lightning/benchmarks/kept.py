@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,18 @@ from unsam_lightning.model import UnSAM
 class KeptResults:
     """The images that one evaluation has finished, a JSON file each; ranks share the folder and write different files.
 
+    Evaluations of one model on other data sets share it too: each removes its own files only.
+
     Args:
-        folder: Of this evaluation alone, see `fingerprint`; made at the first result.
+        folder: Of all that measure the same of the same model, see `fingerprint`; made at the first result.
+
+    Attributes:
+        names: Of the files that this rank has read or written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.names: list[str] = []
 
     def measured(self, sample: EvalSample, dataset: str, index: int, measure: Callable[[], ImageResult]) -> ImageResult:
         """Return the kept result of an image, or measure it and keep that.
@@ -49,18 +54,25 @@ class KeptResults:
             UserError: A result cannot be written.
         """
         path = self.folder / f"{_digest(dataset, index, sample)}.json"
-        if path.is_file():
+        self.names.append(path.name)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # or just removed by the same test, run twice
             return from_json(path.read_text(encoding="utf-8"))
         result = measure()
         write_text_aside(path, json.dumps(asdict(result)))
         return result
 
-    def forget(self) -> None:
-        """Remove the folder, and the one around it if it is empty: the evaluation is reported."""
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
-        with contextlib.suppress(OSError):  # not empty: others go on in it; or nothing was ever kept
-            self.folder.parent.rmdir()
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove the files of an evaluation that is reported, and folders that are then empty; never fails.
+
+        Args:
+            names: The `names` of all its ranks.
+        """
+        for name in names:
+            with contextlib.suppress(OSError):  # gone already, or not ours to remove: what counts is reported
+                (self.folder / name).unlink()
+        for folder in (self.folder, self.folder.parent):
+            with contextlib.suppress(OSError):  # not empty: others go on in it; or nothing was ever kept
+                folder.rmdir()
 
 
 def from_json(text: str) -> ImageResult:
