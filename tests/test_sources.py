@@ -15,7 +15,7 @@ from unsam_lightning.image_sample import decode_image
 from unsam_lightning.manifest import Manifest, read_manifest
 from unsam_lightning.scenes import make_scene
 from unsam_lightning.shards import ShardReader
-from unsam_lightning.source_file import SOURCE_FORMAT, read_source
+from unsam_lightning.source_file import SOURCE_FORMAT, find_file, read_source
 from unsam_lightning.sources import eval_dataset, image_manifest
 from unsam_lightning.verify import verify_manifest
 
@@ -57,6 +57,8 @@ def test_source_is_read_relative_to_its_file(tmp_path: Path) -> None:
         ({"reader": "scenes", "name": "../escape"}, r"name '\.\./escape', not of letters"),
         ({"reader": "scenes", "name": "a.b"}, r"name 'a\.b', not of letters"),
         ({"reader": "scenes", "format": "unsam_lightning/source/9"}, "format unsam_lightning/source/9"),
+        ({"reader": "scenes", "oracle_target": 0.7}, r"oracle_target 0\.7, not one of 0\.8, 0\.85, 0\.9"),
+        ({"reader": "scenes", "oracle_target": [1]}, r"oracle_target \[1\], not one of"),
         ({"reader": "zip", "more": 1}, "unknown key more; reader 'zip'"),
     ],
 )
@@ -114,6 +116,17 @@ def test_folder_manifest_and_source_give_the_same_images(photos: Path, tmp_path:
     assert by_source.extra["licence"] == "CC0"
     pixels = [[ShardReader(m).read(n)["jpg"] for n in range(3)] for m in (by_folder, by_source)]
     assert pixels[0] == pixels[1]
+
+
+def test_part_sets_have_gracos_target(tmp_path: Path) -> None:
+    options = {"num_images": 2, "size": 64}
+    source = write_source(tmp_path, reader="scenes", options=options, oracle_target=0.85)
+    assert eval_dataset(str(source)).oracle_target == 0.85
+    assert eval_dataset(str(write_source(tmp_path, reader="scenes", options=options))).oracle_target == 0.9
+    targets = {path.stem: read_source(path).oracle_target for path in find_file("data_manifests").glob("*.yaml")}
+    parts = {"pascal_part", "pascal_part_examples", "partimagenet", "partimagenet_json"}
+    assert {name for name, target in targets.items() if target == 0.85} == parts
+    assert {target for name, target in targets.items() if name not in parts} == {0.9}
 
 
 def test_label_manifest_is_not_a_set_of_images(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
     root: ../../shared/data/BSDS500        # relative to the yaml; `python -m unsam_lightning data` fills it in
     options: {split: val}                  # of the reader
     sample: {name: tenth_seed0, seed: 0, share_of_masks: 0.1}   # a draw, see `SampledDataset`
+    oracle_target: 0.85                    # IoU to which GraCo's oracle counts clicks; 0.85 for part sets, else 0.9
     counts: {images: 100}                  # what a whole copy holds, to verify one's own
     files: [{url: ..., bytes: ..., sha256: ..., makes: [...]}]  # what can be downloaded
     by_hand: where a person must go, and why
@@ -43,8 +44,11 @@ READERS = tuple(dict.fromkeys((*IMAGE_READERS, *MASK_READERS, *VIDEO_READERS)))
 #: Checksums that are verified, the strongest first.
 CHECKSUMS = ("sha256", "md5")
 
+#: IoUs to which clicks are counted in every evaluation.
+ORACLE_TARGETS = (0.8, 0.85, 0.9)
+
 _TEXTS = ("licence", "source", "by_hand", "protocol")
-_KEYS = {"format", "name", "reader", "root", "options", "sample", "counts", "files", *_TEXTS}
+_KEYS = {"format", "name", "reader", "root", "options", "sample", "oracle_target", "counts", "files", *_TEXTS}
 _COUNTS = {"images", "masks", "videos", "annotated_frames"}
 
 _Made = TypeVar("_Made")
@@ -85,6 +89,8 @@ class Source:
         root: Folder with the data, absolute; None for generated data, and before `data` has put them somewhere.
         options: Passed to the reader.
         sample: Passed to `SampledDataset`; empty for all.
+        oracle_target: IoU to which clicks are counted where GraCo's oracle chooses a granularity, one of
+            `ORACLE_TARGETS`; part of the data set's protocol.
         counts: Images, masks (after `sample`), videos, annotated frames of a whole copy; those that are known.
         files: What can be downloaded.
         by_hand: What a person must fetch, where and why; empty if nothing.
@@ -99,6 +105,7 @@ class Source:
     root: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
     sample: dict[str, Any] = field(default_factory=dict)
+    oracle_target: float = 0.9
     counts: dict[str, int] = field(default_factory=dict)
     files: tuple[RemoteFile, ...] = ()
     by_hand: str = ""
@@ -129,6 +136,9 @@ def read_source(path: Path) -> Source:
         problems.append(f"name {content['name']!r}, not of letters, digits, _ and - only")
     mappings: dict[str, Any] = {key: content.get(key, {}) for key in ("options", "sample", "counts")}
     problems += [f"{key} {value!r}, not a mapping" for key, value in mappings.items() if not isinstance(value, dict)]
+    oracle_target = content.get("oracle_target", Source.oracle_target)
+    if oracle_target not in ORACLE_TARGETS:
+        problems.append(f"oracle_target {oracle_target!r}, not one of {', '.join(map(str, ORACLE_TARGETS))}")
     if not isinstance(content.get("files", []), list):
         problems.append(f"files {content['files']!r}, not a list")
     if not problems:
@@ -140,6 +150,7 @@ def read_source(path: Path) -> Source:
     root = (path.parent / str(content["root"])).resolve() if "root" in content else None
     files = tuple(RemoteFile(**{**about, "makes": tuple(about["makes"])}) for about in content.get("files", []))
     rest: dict[str, Any] = {key: str(content[key]).strip() for key in _TEXTS if key in content}
+    rest["oracle_target"] = oracle_target
     name, reader = str(content["name"]), content["reader"]
     return Source(path=path, name=name, reader=reader, root=root, files=files, **mappings, **rest)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -165,7 +166,8 @@ def eval_dataset(path: str, max_images: int | None = None, max_masks: int | None
         UserError: See `read_source` and the readers.
     """
     source = read_source(find_file(path))
-    return EvalSubset(open_images(source), max_images, max_masks, name=table_name(source))
+    about: dict[str, Any] = {"name": table_name(source), "oracle_target": source.oracle_target}
+    return EvalSubset(open_images(source), max_images, max_masks, **about)
 
 
 def table_name(source: Source) -> str:

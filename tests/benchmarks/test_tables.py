@@ -163,7 +163,10 @@ def test_failures_are_counted_and_noc95_needs_its_target(results: list[ImageResu
     high = ImageResult(
         dataset="set", index=0, key="", num_masks=1, sessions=sessions_of("a", ious, ious, {0.1: ious, 1.0: ious}, ious)
     )
-    assert {row.noc95 for row in rows_of([high], config)} == {3.0}
+    # GraCo's oracle chooses by 0.90, however long sessions are.
+    found = {row.mode: row.noc95 for row in rows_of([high], config)}
+    assert found.pop("oracle: GraCo's choice of 10 g") is None
+    assert set(found.values()) == {3.0}
 
 
 def test_rows_of_objects_are_read_as_written(results: list[ImageResult]) -> None:
@@ -177,6 +180,18 @@ def test_rows_of_objects_are_read_as_written(results: list[ImageResult]) -> None
     asked_once = next(row for row in rows if row.mode == "fixed g = 0.2")
     assert (asked_once.ious, asked_once.numbers) == ([pytest.approx(0.85)], {})
     assert not [row for row in rows_of(results) if row.mode == "fixed g = 0.2"]
+
+
+def test_gracos_oracle_chooses_by_the_data_sets_own_target(results: list[ImageResult]) -> None:
+    """Part sets: 0.85. For the first object 0.2 is there with one click; that 0.1 is first at 0.90 does not count."""
+    rows = object_rows(results, CONFIG, {"set": 0.85, "another": 0.9})
+    first, second = (row for row in rows if "GraCo" in row.mode)
+    assert (first.granularity, first.ious) == (0.2, pytest.approx([0.85]))  # GraCo's session ends there
+    assert first.numbers == {"noc80": 1, "noc85": 1, "failures80": 0, "failures85": 0}
+    assert (second.granularity, second.ious) == (1.0, pytest.approx([0.97]))
+    (row,) = (row for row in tabulate(results, rows, CONFIG) if "GraCo" in row.mode)
+    assert (row.one_click_iou, row.noc85, row.noc90) == (pytest.approx(0.91), 1.0, None)
+    assert {row.noc90 is None for row in tabulate(results, rows, CONFIG) if "GraCo" not in row.mode} == {False}
 
 
 def test_other_tables_of_objects_are_refused() -> None:

@@ -22,7 +22,12 @@ CONFIG = EvaluationConfig(fixed=(1.0,), max_clicks=3)
 
 
 def run_folder(
-    folder: Path, better: float, num_images: int = 12, stage: str = "test_000005", num_early: int = 0
+    folder: Path,
+    better: float,
+    num_images: int = 12,
+    stage: str = "test_000005",
+    num_early: int = 0,
+    oracle_target: float = 0.9,
 ) -> Path:
     """A run on images of one object, whose tuned model is so much better than its base after one click.
 
@@ -42,8 +47,9 @@ def run_folder(
         results.append(
             ImageResult(dataset="set", index=index, key=f"<{index}>", num_masks=1, sessions=sessions, area_px={"a": 9})
         )
-    objects = object_rows(results, CONFIG)
+    objects = object_rows(results, CONFIG, {"set": oracle_target})
     about = {"step": 5, "base": {"name": "nano"}, "precision": "32", "evaluation": dataclasses.asdict(CONFIG)}
+    about["oracle_targets"] = {"set": oracle_target}
     dial = {"set": {"num_sweeps": 12.0, "calibration_error": 0.125, "effective_at_0.1": 0.2, "stability": None}}
     odd = {"set": {"empty": {"num_masks": 2, "num_left_out": 1, "examples": ["<b>"]}}}
     more = {"dial": dial, "one_click_iou_at_g": iou_by_granularity(objects), "contours": {}, "remarks": odd}
@@ -96,6 +102,17 @@ def test_page_is_whole_and_safe(tmp_path: Path) -> None:
     markdown = to_markdown(runs)
     for block in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
         assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_part_sets_are_drawn_to_the_iou_that_all_have(tmp_path: Path) -> None:
+    """GraCo's row of a part set has no NoC90."""
+    (run,) = read_runs([run_folder(tmp_path, 0.0, num_early=4, oracle_target=0.85)])
+    page = to_html([run])
+    assert "Clicks to IoU 0.85, where fewer than 3" in page
+    assert "tuned, GraCo&#x27;s oracle, to IoU 0.85 (and 8 of 12 at 3 or never)" in page
+    clicks = next(table for table in dataset_tables([run], "set") if table.title == "set: clicks")
+    row = dict(zip(clicks.head, next(row for row in clicks.rows if "GraCo" in row[1]), strict=True))
+    assert (row["NoC85"] != "", row["NoC90"]) == (True, "")
 
 
 def test_published_rows_are_as_long_as_their_heads() -> None:

@@ -98,7 +98,9 @@ class BenchmarkCallback(Callback):
             return
         results = [result for part, _ in gathered for result in part]
         kept_names = [name for _, names in gathered for name in names]
-        objects, odd = object_rows(results, module.evaluation), remarks(results)
+        datasets: list[EvalSubset] = [images.dataset for images in loader.dataset.dataset.datasets]
+        oracle_targets = {images.name: images.oracle_target for images in datasets}
+        objects, odd = object_rows(results, module.evaluation, oracle_targets), remarks(results)
         if not objects:
             print_remarks(odd)
             module.kept.forget(kept_names)
@@ -127,12 +129,12 @@ class BenchmarkCallback(Callback):
             "base": {"name": module.model.base_name, "sha256": module.model.base_sha256},
             "precision": trainer.precision,
             "evaluation": asdict(module.evaluation),
+            "oracle_targets": oracle_targets,
         }
         write_text_aside(self.run_dir / f"objects_{step}.csv", objects_to_csv(objects))
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))
         more = {"dial": dial, "one_click_iou_at_g": curves, "contours": boundaries, "remarks": odd}
         write_text_aside(self.run_dir / f"benchmark_{step}.json", to_json(rows, about, **more))
-        datasets = [images.dataset for images in loader.dataset.dataset.datasets]
         self._draw(trainer, results, datasets, f"cases_{step}")
         module.kept.forget(kept_names)
         print_scope(datasets, results, module.evaluation.points_per_side)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.interactive import choose_granularity, number_of_clicks, summarize_sessions
+from unsam_lightning.source_file import Source
 
 AUTOMATIC = "automatic: the model chooses g"
 OWN_CHOICE = "its own choice of 3 masks, then single"
@@ -43,10 +44,11 @@ class ObjectRow:
         model: "base", "tuned" or "otsu".
         mode: How the mask was chosen, as in the table.
         granularity: That of the chosen mask; None for other models and where each number has its own.
-        ious: IoU after each click, float32 values; only the first where a session did not run to its end.
+        ious: IoU after each click, float32 values; only the first where a session did not run to its end, and of
+            GraCo's oracle none after its target.
         boundary_iou: Boundary IoU after one click; None where it was not measured.
         numbers: "noc80": clicks to IoU 0.80, "failures80": 1 if all clicks were used (the field's ">=20@80"), and so
-            on; empty where a session did not run to its end.
+            on; empty where a session did not run to its end, and of GraCo's oracle none above its target.
     """
 
     dataset: str
@@ -68,12 +70,15 @@ class ObjectRow:
         return self.dataset, self.key, self.mask_id
 
 
-def object_rows(results: Iterable[ImageResult], config: EvaluationConfig) -> list[ObjectRow]:
+def object_rows(
+    results: Iterable[ImageResult], config: EvaluationConfig, oracle_targets: Mapping[str, float] | None = None
+) -> list[ObjectRow]:
     """Return the rows of all objects, by data set, image, mask and mode.
 
     Args:
         results: Of all ranks, in any order; an image measured twice is a defect and asserted against.
         config: With which they were measured.
+        oracle_targets: IoU by which GraCo's oracle chooses, by data set, one of `ORACLE_TARGETS`; 0.9 if not given.
     """
     ordered = sorted(results, key=lambda result: (result.dataset, result.index))
     seen = [(result.dataset, result.index) for result in ordered]
@@ -81,11 +86,12 @@ def object_rows(results: Iterable[ImageResult], config: EvaluationConfig) -> lis
     rows: list[ObjectRow] = []
     for result in ordered:
         groups: dict[str, list[SessionResult]] = {}
+        oracle_target = (oracle_targets or {}).get(result.dataset, Source.oracle_target)
         for session in result.sessions:
             groups.setdefault(session.mask_id, []).append(session)
         for mask, (mask_id, group) in enumerate(groups.items()):
             for model, mode, granularity, ious, boundary, numbers in _modes(
-                group, result.otsu.get(mask_id, {}), config
+                group, result.otsu.get(mask_id, {}), config, oracle_target
             ):
                 rows.append(
                     ObjectRow(
@@ -107,7 +113,7 @@ def object_rows(results: Iterable[ImageResult], config: EvaluationConfig) -> lis
 
 
 def _modes(
-    group: Sequence[SessionResult], otsu: dict[str, float], config: EvaluationConfig
+    group: Sequence[SessionResult], otsu: dict[str, float], config: EvaluationConfig, oracle_target: float
 ) -> Iterable[tuple[str, str, float | None, list[float], float | None, dict[str, float]]]:
     """Yield model, mode, granularity, IoUs, Boundary IoU and numbers of every way of choosing one object's mask."""
     for side, iou in otsu.items():
@@ -119,22 +125,26 @@ def _modes(
     }
     for method, mode in names.items():
         for session in (s for s in group if s.method == method):
-            yield "base", mode, None, session.ious, session.first_boundary_iou, _numbers(session.ious, config)
+            numbers = _numbers(session.ious, config.thresholds, config)
+            yield "base", mode, None, session.ious, session.first_boundary_iou, numbers
     sweep = [session for session in group if session.method == "tuned"]
     if not sweep:
         return
     for session in (s for s in sweep if s.is_automatic):
-        numbers = _numbers(session.ious, config)
+        numbers = _numbers(session.ious, config.thresholds, config)
         yield "tuned", AUTOMATIC, session.granularity, session.ious, session.first_boundary_iou, numbers
     for session in sweep:
         is_whole = session.granularity in config.fixed
-        ious, numbers = (session.ious, _numbers(session.ious, config)) if is_whole else (session.ious[:1], {})
+        ious = session.ious if is_whole else session.ious[:1]
+        numbers = _numbers(ious, config.thresholds, config) if is_whole else {}
         mode = f"{FIXED}{session.granularity:g}"
         yield "tuned", mode, session.granularity, ious, session.first_boundary_iou, numbers
     every = [session.ious for session in sweep]
-    chosen = sweep[choose_granularity(every, "graco", config.target, config.max_clicks)]
-    numbers = _numbers(chosen.ious, config)
-    yield "tuned", GRACO, chosen.granularity, chosen.ious, chosen.first_boundary_iou, numbers
+    chosen = sweep[choose_granularity(every, "graco", oracle_target, config.max_clicks)]
+    # GraCo's session ends at its target: ours went on beyond, and another granularity's may have cut it short.
+    ious = chosen.ious[: number_of_clicks(chosen.ious, oracle_target, config.max_clicks)]
+    numbers = _numbers(ious, [t for t in config.thresholds if t <= oracle_target], config)
+    yield "tuned", GRACO, chosen.granularity, ious, chosen.first_boundary_iou, numbers
     best: dict[str, float] = {}
     for threshold in config.thresholds:
         clicks = min(number_of_clicks(ious, threshold, config.max_clicks) for ious in every)
@@ -144,9 +154,9 @@ def _modes(
     yield "tuned", "oracle: best of 10 g per metric", None, first, max(strips, default=None), best
 
 
-def _numbers(ious: list[float], config: EvaluationConfig) -> dict[str, float]:
-    summary = summarize_sessions([ious], config.thresholds, config.max_clicks)
-    return {_named(kind, t): summary[_named(kind, t)] for kind in ("noc", "failures") for t in config.thresholds}
+def _numbers(ious: list[float], thresholds: Sequence[float], config: EvaluationConfig) -> dict[str, float]:
+    summary = summarize_sessions([ious], thresholds, config.max_clicks)
+    return {_named(kind, t): summary[_named(kind, t)] for kind in ("noc", "failures") for t in thresholds}
 
 
 def _named(kind: str, threshold: float) -> str:

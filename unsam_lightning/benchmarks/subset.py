@@ -28,6 +28,7 @@ class EvalSubset:
             image and mask only, and a smaller number gives a part of a larger one's draw.
         seed: Of that draw.
         name: In tables; the data set's own by default.
+        oracle_target: IoU by which GraCo's oracle chooses, see `source_file.Source`.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class EvalSubset:
         max_masks: int | None = None,
         seed: int = 0,
         name: str | None = None,
+        oracle_target: float = 0.9,
     ) -> None:
         self.dataset, self.max_masks, self.seed = dataset, max_masks, seed
-        self.name = name or dataset.name
+        self.name, self.oracle_target = name or dataset.name, oracle_target
         self._length = len(dataset) if max_images is None else min(len(dataset), max_images)
 
     def __len__(self) -> int:

@@ -170,12 +170,18 @@ def _charts(runs: Sequence[Run], dataset: str) -> list[str]:
     ]
 
 
+def _most_counted(runs: Sequence[Run], dataset: str) -> str | None:
+    """Return the highest IoU, in per cent, to which the clicks of all that is drawn are counted; None if to none."""
+    drawn = [objects[0] for model, mode, _ in _DRAWN for run in runs if (objects := run.of_mode(dataset, model, mode))]
+    return next((iou for iou in ("90", "85", "80") if all(f"noc{iou}" in one.numbers for one in drawn)), None)
+
+
 def _click_charts(runs: Sequence[Run], dataset: str) -> list[str]:
     """Return IoU by click and the histogram: a colour for each way of choosing, a kind of line for each run."""
     lines: dict[str, list[tuple[float, float]]] = {}
     bars: dict[str, list[int]] = {}
     styles, bar_styles = {}, {}
-    longest = max(_max_clicks(run) for run in runs)
+    longest, counted = max(_max_clicks(run) for run in runs), _most_counted(runs, dataset)
     for color, (model, mode, name) in enumerate(_DRAWN):
         alike: dict[tuple[float, ...], list[int]] = {}  # runs on one base: its line once
         for place, run in enumerate(runs):
@@ -184,13 +190,18 @@ def _click_charts(runs: Sequence[Run], dataset: str) -> list[str]:
         for curve, places in alike.items():
             run, letters = runs[places[0]], ", ".join(runs[place].letter for place in places)
             label = f"{letters}: {name}" if len(runs) > 1 else name
+            target = run.about.get("oracle_targets", {}).get(dataset, 0.9)
+            if mode == GRACO and target < 0.9:  # a line that goes on level where others go on clicking
+                label += f", to IoU {target:g}"
             lines[label], styles[label] = list(enumerate(curve, start=1)), Style(color, places[0])
-            counts = [round(one.numbers["noc90"]) for one in run.of_mode(dataset, model, mode)]
+            if counted is None:
+                continue
+            counts = [round(one.numbers[f"noc{counted}"]) for one in run.of_mode(dataset, model, mode)]
             last = _max_clicks(run)
             with_last = f"{label} (and {counts.count(last)} of {len(counts)} at {last} or never)"
             bars[with_last] = [counts.count(number) for number in range(1, last)]
             bar_styles[with_last] = Style(color, places[0])
-    title = f"Clicks to IoU 0.90, where fewer than {longest}"
+    title = f"Clicks to IoU 0.{counted}, where fewer than {longest}"
     return [
         line_chart(
             "IoU by click", "clicks", "mean IoU", lines, x_range=(1, max(2, longest)), whole_x=True, styles=styles
