@@ -12,6 +12,7 @@ import pytest
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
 from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.benchmarks.objects import object_rows, objects_from_csv, objects_to_csv
+from unsam_lightning.benchmarks.printing import print_table, sessions_note
 from unsam_lightning.benchmarks.tables import Row, dial_numbers, iou_by_granularity, remarks, tabulate, to_csv, to_json
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
@@ -192,6 +193,37 @@ def test_gracos_oracle_chooses_by_the_data_sets_own_target(results: list[ImageRe
     (row,) = (row for row in tabulate(results, rows, CONFIG) if "GraCo" in row.mode)
     assert (row.one_click_iou, row.noc85, row.noc90) == (pytest.approx(0.91), 1.0, None)
     assert {row.noc90 is None for row in tabulate(results, rows, CONFIG) if "GraCo" not in row.mode} == {False}
+
+
+def test_one_click_has_no_noc_and_no_gracos_choice(results: list[ImageResult]) -> None:
+    """Of one click the fewest clicks are all one: the choice would be the best of ten under another name."""
+    config = EvaluationConfig(fixed=(1.0,), max_clicks=1)
+    cut = [
+        dataclasses.replace(one, sessions=[dataclasses.replace(s, ious=s.ious[:1]) for s in one.sessions])
+        for one in results
+    ]
+    rows = rows_of(cut, config)
+    assert [row.mode for row in rows] == [row.mode for row in rows_of(results) if "GraCo" not in row.mode]
+    assert {(row.noc80, row.noc85, row.noc90, row.failures90) for row in rows} == {(None,) * 4}
+    assert {row.mode: row.one_click_iou for row in rows} == {
+        row.mode: row.one_click_iou for row in rows_of(results) if "GraCo" not in row.mode
+    }
+
+
+@pytest.mark.parametrize(
+    ("max_clicks", "note", "has_noc"),
+    [(20, "", True), (3, "at most 3 clicks where the protocol has 20", True), (1, "one click an object", False)],
+)
+def test_table_names_sessions_that_are_not_the_protocols(
+    results: list[ImageResult], capsys: pytest.CaptureFixture[str], max_clicks: int, note: str, has_noc: bool
+) -> None:
+    rows = rows_of(results)
+    if not has_noc:
+        rows = [dataclasses.replace(row, noc80=None, noc85=None, noc90=None) for row in rows]
+    print_table(rows, f"title {sessions_note(max_clicks)}")
+    printed = capsys.readouterr().out
+    assert f"title {note}" in printed
+    assert ("NoC90" in printed, "AR1000 %" in printed) == (has_noc, False)
 
 
 def test_other_tables_of_objects_are_refused() -> None:

@@ -28,6 +28,7 @@ def run_folder(
     stage: str = "test_000005",
     num_early: int = 0,
     oracle_target: float = 0.9,
+    config: EvaluationConfig = CONFIG,
 ) -> Path:
     """A run on images of one object, whose tuned model is so much better than its base after one click.
 
@@ -41,19 +42,19 @@ def run_folder(
         for method in METHODS:
             for g in SWEEP if method == "tuned" else (None,):
                 later = [0.95] if index < num_early else [0.5, 0.95]
-                ious = [first + (better if method == "tuned" else 0.0), *later]
+                ious = [first + (better if method == "tuned" else 0.0), *later][: config.max_clicks]
                 common = {"mask_id": "a", "method": method, "granularity": g}
                 sessions.append(SessionResult(ious=np.float32(ious).tolist(), is_automatic=g == 0.4, **common))
         results.append(
             ImageResult(dataset="set", index=index, key=f"<{index}>", num_masks=1, sessions=sessions, area_px={"a": 9})
         )
-    objects = object_rows(results, CONFIG, {"set": oracle_target})
-    about = {"step": 5, "base": {"name": "nano"}, "precision": "32", "evaluation": dataclasses.asdict(CONFIG)}
+    objects = object_rows(results, config, {"set": oracle_target})
+    about = {"step": 5, "base": {"name": "nano"}, "precision": "32", "evaluation": dataclasses.asdict(config)}
     about["oracle_targets"] = {"set": oracle_target}
     dial = {"set": {"num_sweeps": 12.0, "calibration_error": 0.125, "effective_at_0.1": 0.2, "stability": None}}
     odd = {"set": {"empty": {"num_masks": 2, "num_left_out": 1, "examples": ["<b>"]}}}
     more = {"dial": dial, "one_click_iou_at_g": iou_by_granularity(objects), "contours": {}, "remarks": odd}
-    (folder / f"benchmark_{stage}.json").write_text(to_json(tabulate(results, objects, CONFIG), about, **more))
+    (folder / f"benchmark_{stage}.json").write_text(to_json(tabulate(results, objects, config), about, **more))
     (folder / f"objects_{stage}.csv").write_text(objects_to_csv(objects))
     (folder / f"cases_{stage}").mkdir(exist_ok=True)
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / f"cases_{stage}" / "set_0_best.png")
@@ -113,6 +114,17 @@ def test_part_sets_are_drawn_to_the_iou_that_all_have(tmp_path: Path) -> None:
     clicks = next(table for table in dataset_tables([run], "set") if table.title == "set: clicks")
     row = dict(zip(clicks.head, next(row for row in clicks.rows if "GraCo" in row[1]), strict=True))
     assert (row["NoC85"] != "", row["NoC90"]) == (True, "")
+
+
+def test_sessions_that_are_not_the_protocols_are_named(tmp_path: Path) -> None:
+    one_click = EvaluationConfig(fixed=(1.0,), max_clicks=1)
+    for config, note in ((CONFIG, "at most 3 clicks where the protocol has 20"), (one_click, "one click an object")):
+        (run,) = read_runs([run_folder(tmp_path, 0.0, num_early=4, config=config)])
+        clicks = next(table for table in dataset_tables([run], "set") if table.title == "set: clicks")
+        assert f"Sessions: {note}" in clicks.note
+        assert ("NoC90" in clicks.head) == (config is CONFIG)
+        assert ("Clicks to IoU" in to_html([run])) == (config is CONFIG)
+        assert any("GraCo" in row[1] for row in clicks.rows) == (config is CONFIG)
 
 
 def test_published_rows_are_as_long_as_their_heads() -> None:

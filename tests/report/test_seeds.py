@@ -43,6 +43,16 @@ def test_by_hand() -> None:
     assert two[head.index("nesting %")] == ""
 
 
+def test_a_number_that_no_tuned_model_has_is_left_out() -> None:
+    """Runs of one click have no choice of GraCo's, though the base has its opponent."""
+    one = run("r0", 0.5)
+    one.rows[:] = [each for each in one.rows if each.mode != BARS[1].tuned]
+    head, base, cells = seeds_table({"one": [one]}, "set")
+    assert (head[2], cells[2]) == ("1-IoU %, automatic", "33.0 (+10 %)")
+    assert "1-IoU %, GraCo's oracle" not in head
+    assert len(base) == len(head) == len(cells)
+
+
 def test_other_bases_and_other_data_are_refused() -> None:
     with pytest.raises(UserError, match="one base"):
         seeds_table({"one": [run("r0", 0.5)], "two": [run("r1", 0.5, sha="b")]}, "set")

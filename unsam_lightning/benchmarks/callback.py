@@ -19,7 +19,14 @@ from unsam_lightning.benchmarks.cases import choose_cases, draw_case
 from unsam_lightning.benchmarks.evaluate import ImageResult
 from unsam_lightning.benchmarks.kept import KeptResults, fingerprint
 from unsam_lightning.benchmarks.objects import object_rows, objects_to_csv
-from unsam_lightning.benchmarks.printing import print_boundaries, print_dial, print_remarks, print_scope, print_table
+from unsam_lightning.benchmarks.printing import (
+    print_boundaries,
+    print_dial,
+    print_remarks,
+    print_scope,
+    print_table,
+    sessions_note,
+)
 from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.benchmarks.tables import (
     Row,
@@ -138,7 +145,8 @@ class BenchmarkCallback(Callback):
         self._draw(trainer, results, datasets, f"cases_{step}")
         module.kept.forget(kept_names)
         print_scope(datasets, results, module.evaluation.points_per_side)
-        print_table(rows, f"{stage} at step {trained_steps}, base model {module.model.base_name}")
+        title = f"{stage} at step {trained_steps}, base model {module.model.base_name}"
+        print_table(rows, ", ".join(filter(None, [title, sessions_note(module.evaluation.max_clicks)])))
         print_dial(dial)
         print_boundaries(boundaries)
         print_remarks(odd)

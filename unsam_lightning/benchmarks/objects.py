@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -28,6 +29,9 @@ GRACO = "oracle: GraCo's choice of 10 g"
 _COLUMNS = ["dataset", "index", "key", "mask", "mask_id", "area_px", "model", "mode", "granularity", "ious"]
 _COLUMNS += ["boundary_iou"]
 _NUMBERS = ["noc80", "noc85", "noc90", "noc95", "failures80", "failures85", "failures90", "failures95"]
+
+#: Model, mode, granularity, IoUs, Boundary IoU and numbers of one way of choosing one object's mask.
+_Mode: TypeAlias = tuple[str, str, float | None, list[float], float | None, dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +118,8 @@ def object_rows(
 
 def _modes(
     group: Sequence[SessionResult], otsu: dict[str, float], config: EvaluationConfig, oracle_target: float
-) -> Iterable[tuple[str, str, float | None, list[float], float | None, dict[str, float]]]:
-    """Yield model, mode, granularity, IoUs, Boundary IoU and numbers of every way of choosing one object's mask."""
+) -> Iterable[_Mode]:
+    """Yield every way of choosing one object's mask."""
     for side, iou in otsu.items():
         yield "otsu", f"{side} side of the threshold, no click", None, [iou], None, {}
     names = {
@@ -139,12 +143,9 @@ def _modes(
         numbers = _numbers(ious, config.thresholds, config) if is_whole else {}
         mode = f"{FIXED}{session.granularity:g}"
         yield "tuned", mode, session.granularity, ious, session.first_boundary_iou, numbers
+    if config.thresholds:  # after one click the fewest clicks are one for all: that would be the best of ten
+        yield _gracos_choice(sweep, config, oracle_target)
     every = [session.ious for session in sweep]
-    chosen = sweep[choose_granularity(every, "graco", oracle_target, config.max_clicks)]
-    # GraCo's session ends at its target: ours went on beyond, and another granularity's may have cut it short.
-    ious = chosen.ious[: number_of_clicks(chosen.ious, oracle_target, config.max_clicks)]
-    numbers = _numbers(ious, [t for t in config.thresholds if t <= oracle_target], config)
-    yield "tuned", GRACO, chosen.granularity, ious, chosen.first_boundary_iou, numbers
     best: dict[str, float] = {}
     for threshold in config.thresholds:
         clicks = min(number_of_clicks(ious, threshold, config.max_clicks) for ious in every)
@@ -152,6 +153,14 @@ def _modes(
     strips = [session.first_boundary_iou for session in sweep if session.first_boundary_iou is not None]
     first = [max(ious[0] for ious in every)]
     yield "tuned", "oracle: best of 10 g per metric", None, first, max(strips, default=None), best
+
+
+def _gracos_choice(sweep: Sequence[SessionResult], config: EvaluationConfig, oracle_target: float) -> _Mode:
+    chosen = sweep[choose_granularity([session.ious for session in sweep], "graco", oracle_target, config.max_clicks)]
+    # GraCo's session ends at its target: ours went on beyond, and another granularity's may have cut it short.
+    ious = chosen.ious[: number_of_clicks(chosen.ious, oracle_target, config.max_clicks)]
+    numbers = _numbers(ious, [t for t in config.thresholds if t <= oracle_target], config)
+    return "tuned", GRACO, chosen.granularity, ious, chosen.first_boundary_iou, numbers
 
 
 def _numbers(ious: list[float], thresholds: Sequence[float], config: EvaluationConfig) -> dict[str, float]:

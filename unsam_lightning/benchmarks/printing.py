@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from unsam_lightning.benchmarks.evaluate import ImageResult
+from unsam_lightning.benchmarks.evaluate import PROTOCOL_CLICKS, ImageResult
 from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.benchmarks.tables import Row
 
@@ -53,12 +53,20 @@ def print_scope(datasets: Sequence[EvalSubset], results: Sequence[ImageResult], 
         print(f"{images.name}: {measured} of {len(images.dataset)} images, {masks} of each{grid}")
 
 
+def sessions_note(max_clicks: int) -> str:
+    """Return how sessions differ from the protocol's, for a table's heading; empty if they do not."""
+    if max_clicks == 1:
+        return "one click an object: no NoC and no GraCo's choice"
+    return f"at most {max_clicks} clicks where the protocol has {PROTOCOL_CLICKS}" * (max_clicks != PROTOCOL_CLICKS)
+
+
 def print_table(rows: Sequence[Row], title: str) -> None:
-    """Print the table to the terminal; IoU and recall in per cent, NoC in clicks."""
+    """Print the table to the terminal; IoU and recall in per cent, NoC in clicks; no column without a number."""
     table = Table(title=title, title_justify="left")
     for name in ("data set", "model", "mask chosen by", "masks"):
         table.add_column(name, justify="right" if name == "masks" else "left")
-    for heading in (*(heading for _, heading, _ in _PRINTED), "AR by size %"):
+    printed = [column for column in _PRINTED if any(getattr(row, column[0]) is not None for row in rows)]
+    for heading in (*(heading for _, heading, _ in printed), "AR by size %"):
         table.add_column(heading, justify="right")
     previous = ""
     for row in rows:
@@ -66,7 +74,7 @@ def print_table(rows: Sequence[Row], title: str) -> None:
             table.add_section()
         previous = row.dataset
         cells = []
-        for name, _, is_share in _PRINTED:
+        for name, _, is_share in printed:
             value = getattr(row, name)
             cells.append("" if value is None else f"{100 * value:.1f}" if is_share else f"{value:.2f}")
         by_size = [getattr(row, f"ar1000_{size}") for size in ("small", "medium", "large")]

@@ -102,13 +102,10 @@ def tabulate(results: Sequence[ImageResult], objects: Sequence[ObjectRow], confi
     groups: dict[str, dict[tuple[str, str], list[ObjectRow]]] = {}
     for one in objects:
         groups.setdefault(one.dataset, {}).setdefault((one.model, one.mode), []).append(one)
+    asked_once = {sweep_mode(g) for g in SWEEP if g not in config.fixed}  # for their first click alone
     rows: list[Row] = []
     for name, modes in sorted(groups.items()):
-        rows += [
-            _row(name, model, mode, mine)
-            for (model, mode), mine in modes.items()
-            if mine[0].numbers or mine[0].granularity is None  # not the granularities that were asked for one click
-        ]
+        rows += [_row(name, model, mode, mine) for (model, mode), mine in modes.items() if mode not in asked_once]
         rows += _recall_rows(name, results, config)
     return rows
 

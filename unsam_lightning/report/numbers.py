@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unsam_lightning.benchmarks.printing import sessions_note
 from unsam_lightning.benchmarks.tables import Row
 from unsam_lightning.report.bootstrap import Interval, bootstrap_mean
 from unsam_lightning.report.differences import OF_OBJECTS, between_runs, modes, object_value, within_runs
@@ -64,11 +65,13 @@ def published_tables() -> list[TextTable]:
 
 def _side_by_side(runs: Sequence[Run], dataset: str, is_whole: bool) -> TextTable:
     """Return the rows of clicks, or those of whole images."""
-    max_clicks = max(run.about["evaluation"]["max_clicks"] for run in runs)
+    limits = sorted({int(run.about["evaluation"]["max_clicks"]) for run in runs})
     columns = [(name, title, factor, digits) for name, title, factor, digits in OF_OBJECTS]
-    columns += [("failures90", f"≥{max_clicks} at 90", 1.0, 0)]
+    columns += [("failures90", f"≥{limits[-1]} at 90", 1.0, 0)]
     if is_whole:
         columns = [(name, title, 100.0, 1) for name, title in _OF_WHOLE]
+    there = [row for run in runs for row in run.rows if row.dataset == dataset]
+    columns = [column for column in columns if any(getattr(row, column[0]) is not None for row in there)]
     head = ["model", "mask chosen by"]
     for _, title, *_ in columns:
         head += [f"{title}, {run.letter}" if len(runs) > 1 else title for run in runs]
@@ -92,6 +95,7 @@ def _side_by_side(runs: Sequence[Run], dataset: str, is_whole: bool) -> TextTabl
         f"{masks} Brackets: 95 % of the means of 2,000 draws of whole images. NoC: clicks to that IoU, fewer is "
         "better. An oracle has the ground truth in hand."
     )
+    note += "".join(f" Sessions: {text}." for text in map(sessions_note, limits) if text)
     return TextTable(f"{dataset}: clicks", note, head, rows)
 
 

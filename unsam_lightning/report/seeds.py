@@ -94,9 +94,10 @@ def seeds_table(groups: dict[str, list[Run]], dataset: str) -> list[list[str]]:
     everything = [run for runs in groups.values() for run in runs]
     base = [_number(everything[0], dataset, "base", bar.base, bar.name) for bar in BARS]
     counts_clicks = everything[0].about["evaluation"]["max_clicks"] > 1  # of one click alone all need one
+    tuned = [[_number(run, dataset, "tuned", bar.tuned, bar.name) for run in everything] for bar in BARS]
     has = [
-        value is not None and (counts_clicks or not bar.name.startswith("noc"))
-        for bar, value in zip(BARS, base, strict=True)
+        value is not None and any(one is not None for one in ours) and (counts_clicks or not bar.name.startswith("noc"))
+        for bar, value, ours in zip(BARS, base, tuned, strict=True)
     ]
     bars = [bar for bar, is_there in zip(BARS, has, strict=True) if is_there]
     opponents = [value for value, is_there in zip(base, has, strict=True) if value is not None and is_there]
