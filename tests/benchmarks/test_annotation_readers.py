@@ -17,6 +17,7 @@ from unsam_lightning.benchmarks.readers.mask_folder import MaskFolder
 from unsam_lightning.benchmarks.readers.mat_files import SBD, PascalPart
 from unsam_lightning.benchmarks.readers.sa1b import SA1B
 from unsam_lightning.benchmarks.readers.yolo import YoloFolder
+from unsam_lightning.benchmarks.sampling import SampledDataset
 from unsam_lightning.errors import UserError
 
 H, W = 20, 30
@@ -249,15 +250,32 @@ def test_sa1b_boxes_and_areas_are_compared_with_the_masks(tmp_path):
     write_sa1b(tmp_path / "sa_000001", 5, annotations)
     write_sa1b(tmp_path / "sa_000000", 7, [])
     dataset = SA1B(tmp_path)
-    assert dataset.keys == ["sa_000000/sa_7", "sa_000001/sa_5"]
-    sample = dataset[1]
+    assert dataset.keys == ["sa_5", "sa_7"]
+    sample = dataset[0]
     assert sample.ids == ["object1", "object2", "object3", "object4"]
     assert [(r.mask_id, r.reason, r.kept) for r in sample.remarks] == [
         ("object1", "box one pixel short in width and height", True),
         ("object3", "box that is not the mask's", True),
         ("object4", "stated area that is not the mask's", True),
     ]
-    assert len(dataset[0].masks) == 0
+    assert len(dataset[1].masks) == 0
+
+
+def test_sa1b_is_drawn_alike_however_its_tars_were_unpacked(tmp_path):
+    annotations = [{"id": n, "segmentation": rle(box_mask(n, n + 2, 3, 10))} for n in range(1, 9, 2)]
+    for number in range(12):
+        write_sa1b(tmp_path / "flat", number, annotations)
+        write_sa1b(tmp_path / f"by_tar/sa_00000{11 - number}", number, annotations)
+    one, other = (SampledDataset(SA1B(tmp_path / how), "draw", 0, 4, masks_per_image=2) for how in ("flat", "by_tar"))
+    assert len(one.keys) == 4
+    assert [(sample.key, sample.ids) for sample in one] == [(sample.key, sample.ids) for sample in other]
+
+
+def test_sa1b_image_in_two_folders_is_refused(tmp_path):
+    for folder in ("a", "b"):
+        write_sa1b(tmp_path / folder, 5, [])
+    with pytest.raises(UserError, match="1 twice: a/sa_5 and b/sa_5"):
+        SA1B(tmp_path)
 
 
 def test_sa1b_unpaired_and_broken_files_are_named(tmp_path):

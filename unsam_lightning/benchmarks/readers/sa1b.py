@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from unsam_lightning.errors import UserError, printable
 
 
 class SA1B(ImagesInOrder):
-    """Images `sa_*.jpg` with `sa_*.json` beside them, in the root and its folders, sorted by path.
+    """Images `sa_*.jpg` with `sa_*.json` beside them, in the root and its folders, sorted by name.
+
+    The folders are in no name and no order: SA-1B's numbers are unique, and a draw must not depend on whether the tars
+    were unpacked into one folder or into one each.
 
     Boxes are not used; where they are not the mask's own, a remark says so: SA-1B's are one pixel short in width and
     height, [x, y, x_max - x, y_max - y].
@@ -29,11 +33,11 @@ class SA1B(ImagesInOrder):
 
     Attributes:
         name: Name of the data set.
-        keys: The images' paths below the root without suffix.
+        keys: The images' names without suffix.
 
     Raises:
-        UserError: No such files; images without json or the reverse, all counted. On access: unreadable files, or an
-            image of another size than its json says.
+        UserError: No such files; images without json or the reverse, all counted; an image in two folders. On access:
+            unreadable files, or an image of another size than its json says.
 
     Source: Kirillov et al., "Segment Anything", 2023; the json's layout from the data set's own files.
     """
@@ -51,21 +55,29 @@ class SA1B(ImagesInOrder):
                 found=f"{len(lacking)} unpaired: {', '.join(lacking[:10])}" if lacking else "neither",
                 remedy="unpack the tars there, or give the folder that holds them",
             )
+        places = sorted((place.rpartition("/")[2], place) for place in stems[0])
+        doubles = [f"{first} and {second}" for (a, first), (b, second) in pairwise(places) if a == b]
+        if doubles:
+            raise UserError(
+                expected=f"each image once in {folder}",
+                found=f"{len(doubles)} twice: {', '.join(doubles[:10])}",
+                remedy="a tar was unpacked twice: remove one of its folders",
+            )
         self.name, self._folder = name, folder
-        self._names = sorted(stems[0])
-        self.keys = [printable(name) for name in self._names]
+        self._places = [place for _, place in places]
+        self.keys = [printable(key) for key, _ in places]
 
     def __getitem__(self, index: int) -> EvalSample:
         """Return one image with its masks."""
-        name = self._names[index]
-        path = self._folder / f"{name}.json"
+        place = self._places[index]
+        path = self._folder / f"{place}.json"
         try:
             content = json.loads(path.read_bytes())
             size = (int(content["image"]["height"]), int(content["image"]["width"]))
             annotations = list(content["annotations"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise broken_file(path, error) from None
-        image, remarks = read_rgb_of_size(self._folder / f"{name}.jpg", size)
+        image, remarks = read_rgb_of_size(self._folder / f"{place}.jpg", size)
         masks, ids, more = decode_annotations(annotations, size)
         remarks += more + _compare_with_stated(annotations, masks, ids)
         return EvalSample(key=self.keys[index], image=image, masks=masks, ids=ids, remarks=remarks)
