@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from unsam_lightning.benchmarks.boundaries import STRENGTHS, annotators_boundaries, boundary_counts
 from unsam_lightning.benchmarks.evaluate import ImageResult
+from unsam_lightning.benchmarks.printing import print_boundaries
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.benchmarks.tables import boundary_numbers
 from unsam_lightning.benchmarks.whole_image import Proposals
@@ -33,6 +36,23 @@ def test_other_data_sets_and_drawn_masks_have_none() -> None:
     assert annotators_boundaries(sample_of(halves(8), ["a", "b"])) == []
     assert annotators_boundaries(sample_of(halves(8)[:1], IDS[:1])) == []
     assert annotators_boundaries(sample_of(halves(8)[:0], [])) == []
+
+
+def test_a_draw_that_left_out_a_whole_annotator_is_no_segmentation() -> None:
+    both = np.concatenate([halves(8), halves(5)])
+    first = dataclasses.replace(sample_of(halves(8), IDS[:2]), drawn_from=both)
+    assert annotators_boundaries(first) == []
+    assert len(annotators_boundaries(dataclasses.replace(sample_of(both, IDS), drawn_from=both))) == 2
+
+
+def test_outline_of_a_region_that_the_reader_left_out_is_a_boundary() -> None:
+    masks = halves(8, 32)
+    masks[0, 10:14, 2:6] = 0
+    (found,) = annotators_boundaries(sample_of(masks, IDS[:2]))
+    around = found[:, :7]
+    assert np.flatnonzero(around.any(0)).tolist() == [1, 2, 3, 4, 5]
+    assert np.flatnonzero(around.any(1)).tolist() == [9, 10, 11, 12, 13]
+    assert not around[10:13, 2:5].any()
 
 
 def proposals_of(masks: np.ndarray) -> Proposals:
@@ -69,7 +89,7 @@ def test_one_rule_for_both_models() -> None:
     assert boundary_counts({"tuned": TUNED, "base": BASE}, sample_of(halves(16, 32), ["a", "b"])) == {}
 
 
-def test_states_of_images_add_up_to_the_reported_numbers() -> None:
+def test_states_of_images_add_up_to_the_reported_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     results = []
     for index, column in enumerate((16, 8)):
         metrics = boundary_counts({"tuned": TUNED, "base": BASE}, sample_of(halves(column, 32), IDS[:2]))
@@ -77,7 +97,11 @@ def test_states_of_images_add_up_to_the_reported_numbers() -> None:
             model: {key: value.tolist() for key, value in one.metric_state.items()} for model, one in metrics.items()
         }
         results.append(ImageResult(dataset="set", index=index, key="k", num_masks=2, sessions=[], boundaries=states))
-    numbers = boundary_numbers(results)["set"]["tuned"]
+    without = ImageResult(dataset="set", index=2, key="k", num_masks=2, sessions=[])
+    numbers = boundary_numbers([*results, without])["set"]["tuned"]
+    assert numbers["num_images"] == 2
+    print_boundaries({"set": {"tuned": numbers}})
+    assert capsys.readouterr().out.startswith("set: boundaries in 2 images, tuned: ods_f 53.6 %")
     # The first image is best at its strong line, 32 of 32 pixels, the second at all three, 32 of 96.
     assert (numbers["ois_precision"], numbers["ois_recall"]) == pytest.approx((0.5, 1.0))
     # All lines: precision 1/3 and recall 1; the strong line: 1/2 and 1/2. F is highest between the two.

@@ -53,7 +53,9 @@ def run_folder(
     about["oracle_targets"] = {"set": oracle_target}
     dial = {"set": {"num_sweeps": 12.0, "calibration_error": 0.125, "effective_at_0.1": 0.2, "stability": None}}
     odd = {"set": {"empty": {"num_masks": 2, "num_left_out": 1, "examples": ["<b>"]}}}
-    more = {"dial": dial, "one_click_iou_at_g": iou_by_granularity(objects), "contours": {}, "remarks": odd}
+    names = ("ods_f", "ois_f", "ap", "ods_precision", "ods_recall", "ods_threshold")
+    contours = {"set": {"tuned": {**dict.fromkeys(names, 0.5), "num_images": 7}}}
+    more = {"dial": dial, "one_click_iou_at_g": iou_by_granularity(objects), "contours": contours, "remarks": odd}
     (folder / f"benchmark_{stage}.json").write_text(to_json(tabulate(results, objects, config), about, **more))
     (folder / f"objects_{stage}.csv").write_text(objects_to_csv(objects))
     (folder / f"cases_{stage}").mkdir(exist_ok=True)
@@ -78,6 +80,7 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     assert (single, 3) not in between.strong
     within = tables["set: tuned against base"]
     assert [cells[4] for cells in within.rows] == 3 * ["0 [equal]"] + 3 * ["+25.0 [+25.0, +25.0]"]
+    assert tables["set: boundaries"].rows[0][:4] == ["A", "tuned", "7", "50.0"]
     assert tables["set: the dial"].rows[0][:3] == ["A", "12", "0.125"]
 
 

@@ -28,9 +28,11 @@ def annotators_boundaries(sample: EvalSample) -> list[npt.NDArray[np.bool_]]:
     """Return each annotator's boundaries, bool (H, W), thinned as the benchmark's; empty if the sample has none.
 
     Args:
-        sample: Masks named "annotator<k>/...", all of each annotator's: they must cover the image, or the sample is no
-            segmentation (another data set, or masks drawn from one) and nothing is returned.
+        sample: Masks named "annotator<k>/...", all of all annotators: each one's must cover the image, or the sample is
+            no segmentation (another data set, or masks drawn from one) and nothing is returned.
     """
+    if len(sample.all_masks) > len(sample.masks):  # an annotator whom no draw took would be missing unseen
+        return []
     found: dict[str, npt.NDArray[np.int64]] = {}
     for number, (name, mask) in enumerate(zip(sample.ids, sample.masks, strict=True), start=1):
         if (match := re.match(r"(annotator\d+)/", name)) is None:
@@ -53,8 +55,8 @@ def boundary_counts(proposals: Mapping[str, Proposals], sample: EvalSample) -> d
         sample: The image's ground truth.
 
     Source: `contour_map.contour_map`, `metrics/boundary_bsds.py`.
-    Differs: 19 thresholds, not evenly spaced, for the benchmark's 99. Regions below the reader's smallest are in no
-        annotator's boundaries; 1 as `min_area_px` leaves none out.
+    Differs: 19 thresholds, not evenly spaced, for the benchmark's 99. Regions below the reader's smallest are holes:
+        their outlines are boundaries, but not the line between two that touch; 1 as `min_area_px` leaves none out.
     """
     truth = annotators_boundaries(sample)
     found = {}

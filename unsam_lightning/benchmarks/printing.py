@@ -105,7 +105,8 @@ def print_boundaries(boundaries: dict[str, dict[str, dict[str, float]]]) -> None
     for dataset, models in boundaries.items():
         for model, numbers in models.items():
             shares = ", ".join(f"{key} {100 * numbers[key]:.1f} %" for key in ("ods_f", "ois_f", "ap"))
-            print(f"{dataset}: boundaries, {model}: {shares}; at contour strength {numbers['ods_threshold']:.2f}")
+            where = f"{dataset}: boundaries in {numbers['num_images']} images, {model}"
+            print(f"{where}: {shares}; at contour strength {numbers['ods_threshold']:.2f}")
 
 
 def print_remarks(odd: dict[str, dict[str, Any]]) -> None:

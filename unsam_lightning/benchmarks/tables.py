@@ -160,14 +160,15 @@ def dial_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, float | 
 def boundary_numbers(results: Sequence[ImageResult]) -> dict[str, dict[str, dict[str, float]]]:
     """Return BSDS's boundary numbers: data set whose masks are segmentations -> model -> number.
 
-    See `metrics.boundary_bsds.bsds_summary` for the names; the thresholds are contour strengths.
+    See `metrics.boundary_bsds.bsds_summary` for the names; the thresholds are contour strengths. "num_images": on how
+    many images they stand, those whose masks are segmentations.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for dataset in sorted({result.dataset for result in results if result.boundaries}):
         measured = [result.boundaries for result in _of(dataset, results) if result.boundaries]
         for model in measured[0]:
             numbers = computed(BSDSBoundary(STRENGTHS, sync_on_compute=False), [states[model] for states in measured])
-            found.setdefault(dataset, {})[model] = numbers
+            found.setdefault(dataset, {})[model] = numbers | {"num_images": len(measured)}
     return found
 
 

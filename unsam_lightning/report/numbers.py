@@ -140,13 +140,15 @@ def _boundaries(runs: Sequence[Run], dataset: str) -> TextTable:
     for run in runs:
         for model, numbers in run.boundaries.get(dataset, {}).items():
             cells = [f"{100 * numbers[name]:.1f}" for name in names]
-            rows.append([run.letter, model, *cells, f"{numbers['ods_threshold']:.2f}"])
+            images = f"{numbers['num_images']:.0f}" if "num_images" in numbers else ""  # not in older runs
+            rows.append([run.letter, model, images, *cells, f"{numbers['ods_threshold']:.2f}"])
     note = (
         "BSDS's boundary benchmark of one contour map of all whole-image proposals, by one rule for base and tuned: a "
         "contour is as strong as the share of the masks around it that end there. ODS: at the one strength best for "
-        "the data set, with its precision and recall; OIS: at each image's best; AP: over all strengths."
+        "the data set, with its precision and recall; OIS: at each image's best; AP: over all strengths. Images: those "
+        "whose annotators' masks were all measured and cover them."
     )
-    return TextTable(f"{dataset}: boundaries", note, ["run", "model", *names.values(), "best strength"], rows)
+    return TextTable(f"{dataset}: boundaries", note, ["run", "model", "images", *names.values(), "best strength"], rows)
 
 
 def _odd(runs: Sequence[Run], dataset: str) -> TextTable:
