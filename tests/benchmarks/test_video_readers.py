@@ -1,5 +1,6 @@
 """Videos: real sequences of DAVIS and masklets of SA-V, and folders made in the layouts of the others."""
 
+import dataclasses
 import json
 
 import cv2
@@ -8,10 +9,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from unsam_lightning.benchmarks.open_reader import open_images, open_videos
 from unsam_lightning.benchmarks.readers.sav_json import SAVJson
 from unsam_lightning.benchmarks.readers.video_folder import VideoFolder
 from unsam_lightning.benchmarks.readers.video_frames import VideoFrames
 from unsam_lightning.errors import UserError
+from unsam_lightning.source_file import find_file, read_source
 
 H, W = 16, 24
 
@@ -55,6 +58,33 @@ def test_frames_and_objects_of_a_video(videos):
     assert masks[:, :5, 0].tolist() == [[0, 1, 0, -1, 0], [0, 0, 1, -1, 0]]  # void is ignored for all
     with pytest.raises(KeyError):
         video.masks(1)
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("ImageSets/480p/val.txt", "/JPEGImages/480p/{0}/{1:05d}.jpg /Annotations/480p/{0}/{1:05d}.png\n"),  # of 2016
+        ("ImageSets/2016/val.txt", "{0}\n"),  # of 2017
+    ],
+)
+def test_split_of_davis_2016_is_found_in_either_archive(tmp_path, place, line):
+    for video in ("bear", "cows", "dog"):
+        for frame in range(2):
+            save(tmp_path / f"DAVIS/JPEGImages/480p/{video}/{frame:05d}.jpg", np.zeros((H, W, 3)))
+            save(tmp_path / f"DAVIS/Annotations/480p/{video}/{frame:05d}.png", rows(255))
+    split = tmp_path / "DAVIS" / place
+    split.parent.mkdir(parents=True)
+    count = 2 if place.startswith("ImageSets/480p") else 1
+    split.write_text("".join(line.format(video, frame) for video in ("cows", "bear") for frame in range(count)))
+    for_video, for_frames = (
+        dataclasses.replace(read_source(find_file(f"data_manifests/{name}.yaml")), root=tmp_path)
+        for name in ("davis2016_val", "davis2016_frames")
+    )
+    assert open_videos(for_video).keys == ["cows", "bear"]
+    assert open_images(for_frames).keys == ["cows/00000", "bear/00000"]
+    split.unlink()
+    with pytest.raises(UserError, match=r"expected .*ImageSets/2016/val\.txt or ImageSets/480p/val\.txt in "):
+        open_videos(for_video)
 
 
 def test_split_decides_which_videos(videos):

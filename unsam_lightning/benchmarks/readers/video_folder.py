@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from unsam_lightning.benchmarks.readers.image_file import files_by_stem, read_rgb
-from unsam_lightning.benchmarks.readers.layout import find_layout, read_split
+from unsam_lightning.benchmarks.readers.layout import find_layout, layout_places, read_split
 from unsam_lightning.benchmarks.readers.map_values import Values, check_values, read_objects
 from unsam_lightning.benchmarks.readers.mask_folder import MASK_SUFFIXES
 from unsam_lightning.benchmarks.sample import FrameMasks, Remark
@@ -25,7 +26,8 @@ class VideoFolder:
         root: Of the data set; the paths below are relative to it or to one of its sub-folders.
         frames: Folder of the videos' frames, e.g. "JPEGImages/480p".
         masks: Folder of the videos' maps, e.g. "Annotations/480p".
-        split: File with the videos' names; None for all that have maps.
+        split: File with the videos' names, or several, of which the first that is there is read: archives of one set
+            keep it in different places. None for all that have maps.
         per_object: Whether each object has a folder of its own (SA-V); a map is then that object wherever it is not 0.
         values: How maps are read, see `read_objects`: "union" for DAVIS 2016, whose maps are one object.
         ignore_value: Void, 255 in DAVIS 2017.
@@ -44,14 +46,14 @@ class VideoFolder:
         root: str | Path,
         frames: str = "JPEGImages",
         masks: str = "Annotations",
-        split: str | None = None,
+        split: str | Sequence[str] | None = None,
         per_object: bool = False,
         values: Values = "objects",
         ignore_value: int | None = 255,
         name: str = "videos",
     ) -> None:
         check_values(values)
-        folder = find_layout(Path(root), [frames, masks, *([split] if split else [])])
+        folder, split = _find_split(Path(root), [frames, masks], [split] if isinstance(split, str) else split or [])
         there = {which: _folders(folder / which) for which in (frames, masks)}
         names = read_split(folder / split) if split else sorted(there[masks])
         lacking = [f"{video} in {which}" for video in names for which in (frames, masks) if video not in there[which]]
@@ -150,6 +152,18 @@ class FolderVideo:
             # An object that is out of sight is no defect.
             remarks += [remark for remark in odd if remark.kept]
         return FrameMasks(np.concatenate(found), ids, remarks)
+
+
+def _find_split(root: Path, needed: Sequence[str], splits: Sequence[str]) -> tuple[Path, str | None]:
+    """Return the folder that holds all of `needed` and one of `splits`, and the first such; None if none is given.
+
+    Raises:
+        UserError: There is no such folder, see `find_layout`.
+    """
+    for split in splits if root.is_dir() else ():
+        if layout_places(root, [*needed, split]):
+            return find_layout(root, [*needed, split]), split
+    return find_layout(root, [*needed, *([" or ".join(splits)] if splits else [])]), None
 
 
 def _folders(folder: Path) -> set[str]:

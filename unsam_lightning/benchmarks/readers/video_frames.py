@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unsam_lightning.benchmarks.readers.map_values import Values
@@ -38,7 +39,7 @@ class VideoFrames(ImagesInOrder):
         every: int = 1,
         frames: str = "JPEGImages",
         masks: str = "Annotations",
-        split: str | None = None,
+        split: str | Sequence[str] | None = None,
         per_object: bool = False,
         values: Values = "objects",
         ignore_value: int | None = 255,
