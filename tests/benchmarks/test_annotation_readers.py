@@ -525,6 +525,20 @@ def test_union_of_all_colours(tmp_path):
         one_map(tmp_path, coloured)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_what_is_opaque_is_no_object_for_that(tmp_path, mode):
+    expected = box_mask(0, 3, 0, 9)
+    with_alpha = Image.fromarray((expected * 200).astype(np.uint8)).convert(mode)  # opaque everywhere
+    for values in ("union", "binary", "objects"):
+        np.testing.assert_array_equal(one_map(tmp_path, with_alpha, values=values).masks, [expected])
+
+
+def test_alpha_numbers_no_objects(tmp_path):
+    for_numbers = Image.fromarray(box_mask(0, 3, 0, 9).astype(np.uint8)).convert("LA")
+    with pytest.raises(UserError, match="one channel"):
+        one_map(tmp_path, for_numbers, values="second_channel")
+
+
 def test_background_other_than_zero(tmp_path):
     labels = np.full((H, W), 40, dtype=np.uint8)
     labels[:4], labels[4:6] = 0, 7

@@ -32,7 +32,7 @@ def read_objects(
         path: Of a grey, palette or colour image.
         values: "objects": each value but the background is an object, by the rules of `MaskFolder`.
             "binary": one object above 128; 128 is ignored (first channel, as RITM reads GrabCut and Berkeley).
-            "union": one object wherever any channel is not 0 (as RITM reads DAVIS).
+            "union": one object wherever any channel of colour is not 0 (as RITM reads DAVIS).
             "second_channel": the second channel numbers the objects, 0 none (ADE20K's instances).
         ignore_value: See `MaskFolder`; with "objects" only.
         background: The value that is no object; with "objects" only.
@@ -44,7 +44,7 @@ def read_objects(
     if values == "objects":
         masks, names = _split(read_map(path), ignore_value, background)
         return masks, names, [] if names else [Remark("", EMPTY, path.name)]
-    pixels = _pixels(path, in_colour=True)[0]
+    pixels = _pixels(path, in_colour=True)
     remarks = []
     if values == "second_channel":
         if pixels.ndim != 3 or pixels.shape[2] < 2:
@@ -70,28 +70,30 @@ def read_map(path: Path) -> npt.NDArray[np.integer]:
         UserError: The file is broken.
         ValueError: A colour image, whose values have no order, or one of fractions.
     """
-    values, mode = _pixels(path)
+    values = _pixels(path)
     if values.ndim == 3:
-        channels = values[..., :-1] if mode.endswith(("A", "a")) else values
-        if (channels != channels[..., :1]).any():
+        if (values != values[..., :1]).any():
             raise ValueError("a colour image; save its object numbers as a grey or palette image")
-        values = channels[..., 0]
+        values = values[..., 0]
     if values.dtype.kind not in "biu":
         raise ValueError(f"values of type {values.dtype}; save whole object numbers")
     return values
 
 
-def _pixels(path: Path, in_colour: bool = False) -> tuple[npt.NDArray[np.integer], str]:
-    """Return an image's values, (H, W) or (H, W, C), and Pillow's name for its kind.
+def _pixels(path: Path, in_colour: bool = False) -> npt.NDArray[np.integer]:
+    """Return an image's values, (H, W) or (H, W, C), without its alpha: what is opaque is no object for that.
 
     Bits become 0 and 1; palette indices stay, or (`in_colour`) become the colours that they stand for.
     """
     with open_image(path) as file:
         try:
-            values = np.asarray(file.convert("RGB") if in_colour and file.mode in ("1", "P") else file)
+            plain = file.convert("RGB") if in_colour and file.mode in ("1", "P", "PA") else file
+            values = np.asarray(plain)
         except (OSError, SyntaxError) as error:
             raise broken_file(path, error) from error
-        return (values.astype(np.uint8) if values.dtype == np.bool_ else values), file.mode
+        if plain.mode.endswith(("A", "a")):
+            values = values[..., :-1]
+        return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
 def _split(
