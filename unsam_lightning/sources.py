@@ -167,6 +167,7 @@ def eval_dataset(path: str, max_images: int | None = None, max_masks: int | None
     """
     source = read_source(find_file(path))
     about: dict[str, Any] = {"name": table_name(source), "oracle_target": source.oracle_target}
+    about["of_videos"] = source.reader == "video_frames"
     return EvalSubset(open_images(source), max_images, max_masks, **about)
 
 

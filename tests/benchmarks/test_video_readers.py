@@ -15,6 +15,7 @@ from unsam_lightning.benchmarks.readers.video_folder import VideoFolder
 from unsam_lightning.benchmarks.readers.video_frames import VideoFrames
 from unsam_lightning.errors import UserError
 from unsam_lightning.source_file import find_file, read_source
+from unsam_lightning.sources import eval_dataset
 
 H, W = 16, 24
 
@@ -255,6 +256,14 @@ def test_sav_example(shared):
                 totals[int(name.removeprefix("object"))] += int(mask.sum())
         stated = [sum(int(coco.area(frame[n])) for frame in content["masklet"][:3]) for n in range(objects)]
         assert list(totals.values()) == stated
+
+
+def test_frames_of_videos_are_known_as_such(videos):
+    about = "format: unsam_lightning/source/1\nname: mine\nroot: .\n"
+    (videos / "frames.yaml").write_text(about + "reader: video_frames\n")
+    (videos / "scenes.yaml").write_text(about + "reader: scenes\noptions: {num_images: 1, size: 64}\n")
+    assert eval_dataset(str(videos / "frames.yaml")).of_videos
+    assert not eval_dataset(str(videos / "scenes.yaml")).of_videos
 
 
 def test_frames_of_videos_as_images(shared, tmp_path):

@@ -16,7 +16,8 @@ from unsam_lightning.granularity import SWEEP
 from unsam_lightning.report.charts import histogram, line_chart
 from unsam_lightning.report.numbers import dataset_tables, published_tables
 from unsam_lightning.report.page import to_html, to_markdown
-from unsam_lightning.report.runs import clicks_curve, read_runs
+from unsam_lightning.report.runs import Run, clicks_curve, read_runs
+from unsam_lightning.report.text_table import TextTable
 
 CONFIG = EvaluationConfig(fixed=(1.0,), max_clicks=3)
 
@@ -29,6 +30,7 @@ def run_folder(
     num_early: int = 0,
     oracle_target: float = 0.9,
     config: EvaluationConfig = CONFIG,
+    images_of_video: int = 0,
 ) -> Path:
     """A run on images of one object, whose tuned model is so much better than its base after one click.
 
@@ -45,12 +47,13 @@ def run_folder(
                 ious = [first + (better if method == "tuned" else 0.0), *later][: config.max_clicks]
                 common = {"mask_id": "a", "method": method, "granularity": g}
                 sessions.append(SessionResult(ious=np.float32(ious).tolist(), is_automatic=g == 0.4, **common))
+        key = f"{index // images_of_video}/{index}" if images_of_video else f"<{index}>"
         results.append(
-            ImageResult(dataset="set", index=index, key=f"<{index}>", num_masks=1, sessions=sessions, area_px={"a": 9})
+            ImageResult(dataset="set", index=index, key=key, num_masks=1, sessions=sessions, area_px={"a": 9})
         )
     objects = object_rows(results, config, {"set": oracle_target})
     about = {"step": 5, "base": {"name": "nano"}, "precision": "32", "evaluation": dataclasses.asdict(config)}
-    about["oracle_targets"] = {"set": oracle_target}
+    about |= {"oracle_targets": {"set": oracle_target}, "of_videos": ["set"] if images_of_video else []}
     dial = {"set": {"num_sweeps": 12.0, "calibration_error": 0.125, "effective_at_0.1": 0.2, "stability": None}}
     odd = {"set": {"empty": {"num_masks": 2, "num_left_out": 1, "examples": ["<b>"]}}}
     names = ("ods_f", "ois_f", "ap", "ods_precision", "ods_recall", "ods_threshold")
@@ -117,6 +120,41 @@ def test_part_sets_are_drawn_to_the_iou_that_all_have(tmp_path: Path) -> None:
     clicks = next(table for table in dataset_tables([run], "set") if table.title == "set: clicks")
     row = dict(zip(clicks.head, next(row for row in clicks.rows if "GraCo" in row[1]), strict=True))
     assert (row["NoC85"] != "", row["NoC90"]) == (True, "")
+
+
+def differences(runs: list[Run]) -> TextTable:
+    return next(table for table in dataset_tables(runs, "set") if table.title == "set: against A")
+
+
+def test_no_difference_of_few_images_is_bold(tmp_path: Path) -> None:
+    """Of one image every draw is the same, and so certain."""
+    for num_images, automatic in ((9, "+25.0"), (10, "+25.0 [+25.0, +25.0]")):
+        folders = [run_folder(tmp_path / f"{num_images}_{better}", better, num_images) for better in (0.0, 0.25)]
+        between = differences(read_runs(folders))
+        row = next(number for number, cells in enumerate(between.rows) if cells[1] == f"tuned: {AUTOMATIC}")
+        assert between.rows[row][3] == automatic
+        assert bool(between.strong) == (num_images == 10)
+        assert "none where there are fewer than 10" in between.note
+    assert between.rows[0][3] == "0 [equal]"
+
+
+def test_frames_of_one_video_are_drawn_together(tmp_path: Path) -> None:
+    found = []
+    for images_of_video in (0, 4):
+        folders = [
+            run_folder(
+                tmp_path / f"{images_of_video}_{n}", 0.1 * n, 48, num_early=20 * n, images_of_video=images_of_video
+            )
+            for n in (0, 1)
+        ]
+        runs = read_runs(folders)
+        row = next(cells for cells in differences(runs).rows if cells[1] == f"tuned: {AUTOMATIC}")
+        low, high = map(float, re.findall(r"[+-][\d.]+", row[5])[1:])
+        found.append((row[5].split()[0], high - low))
+        assert ("whole videos" in differences(runs).note) == bool(images_of_video)
+    assert found[0][0] == found[1][0]
+    # Whole videos arrive early or late: twelve numbers tell less than forty-eight.
+    assert found[1][1] > 1.5 * found[0][1]
 
 
 def test_sessions_that_are_not_the_protocols_are_named(tmp_path: Path) -> None:

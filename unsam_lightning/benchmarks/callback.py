@@ -137,6 +137,7 @@ class BenchmarkCallback(Callback):
             "precision": trainer.precision,
             "evaluation": asdict(module.evaluation),
             "oracle_targets": oracle_targets,
+            "of_videos": [images.name for images in datasets if images.of_videos],
         }
         write_text_aside(self.run_dir / f"objects_{step}.csv", objects_to_csv(objects))
         write_text_aside(self.run_dir / f"benchmark_{step}.csv", to_csv(rows))

@@ -29,6 +29,7 @@ class EvalSubset:
         seed: Of that draw.
         name: In tables; the data set's own by default.
         oracle_target: IoU by which GraCo's oracle chooses, see `source_file.Source`.
+        of_videos: Whether images are frames of videos, named "<video>/<frame>": those of one video resemble each other.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class EvalSubset:
         seed: int = 0,
         name: str | None = None,
         oracle_target: float = 0.9,
+        of_videos: bool = False,
     ) -> None:
         self.dataset, self.max_masks, self.seed = dataset, max_masks, seed
-        self.name, self.oracle_target = name or dataset.name, oracle_target
+        self.name, self.oracle_target, self.of_videos = name or dataset.name, oracle_target, of_videos
         self._length = len(dataset) if max_images is None else min(len(dataset), max_images)
 
     def __len__(self) -> int:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from unsam_lightning.benchmarks.printing import sessions_note
 from unsam_lightning.benchmarks.tables import Row
 from unsam_lightning.report.bootstrap import Interval, bootstrap_mean
-from unsam_lightning.report.differences import OF_OBJECTS, between_runs, modes, object_value, within_runs
+from unsam_lightning.report.differences import OF_OBJECTS, between_runs, draws_note, modes, object_value, within_runs
 from unsam_lightning.report.published import PUBLISHED
-from unsam_lightning.report.runs import Run
+from unsam_lightning.report.runs import Run, drawn_whole, is_of_videos
 from unsam_lightning.report.text_table import TextTable, interval_text
 
 #: So many names of each kind of oddity are shown; those left out are all in the run's JSON.
@@ -91,10 +91,8 @@ def _side_by_side(runs: Sequence[Run], dataset: str, is_whole: bool) -> TextTabl
     if is_whole:
         note = f"{masks} Average recall of the best-scored masks, without ground truth in hand; by size in pixels²."
         return TextTable(f"{dataset}: whole images", note, head, rows)
-    note = (
-        f"{masks} Brackets: 95 % of the means of 2,000 draws of whole images. NoC: clicks to that IoU, fewer is "
-        "better. An oracle has the ground truth in hand."
-    )
+    note = f"{masks} {draws_note(is_of_videos(runs, dataset))} NoC: clicks to that IoU, fewer is better. "
+    note += "An oracle has the ground truth in hand."
     note += "".join(f" Sessions: {text}." for text in map(sessions_note, limits) if text)
     return TextTable(f"{dataset}: clicks", note, head, rows)
 
@@ -110,7 +108,8 @@ def _cell(run: Run, row: Row | None, name: str, factor: float, digits: int) -> s
     objects = [one for one in run.of_mode(row.dataset, row.model, row.mode) if object_value(one, name) is not None]
     if name.startswith("failures") or not objects:
         return f"{factor * value:.{digits}f}"
-    interval = bootstrap_mean([object_value(one, name) or 0.0 for one in objects], [one.key for one in objects])
+    wholes = drawn_whole(objects, is_of_videos([run], row.dataset))
+    interval = bootstrap_mean([object_value(one, name) or 0.0 for one in objects], wholes)
     return interval_text(Interval(*(factor * number for number in interval)), digits)
 
 

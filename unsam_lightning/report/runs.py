@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -102,6 +103,16 @@ def _read_run(folder: Path, letter: str) -> Run:
     cases = sorted((folder / f"cases_{stage}").glob("*.png"))
     name = f"{folder.parent.name}/{folder.name}"
     return Run(letter, name, folder, about, rows, rows_of_objects, dial, curves, boundaries, odd, cases)
+
+
+def is_of_videos(runs: Sequence[Run], dataset: str) -> bool:
+    """Return whether a data set's images are frames of videos."""
+    return any(dataset in run.about.get("of_videos", ()) for run in runs)  # not in older runs
+
+
+def drawn_whole(objects: Sequence[ObjectRow], of_videos: bool) -> list[str]:
+    """Return for each object what is drawn with all its objects: its image, or its image's video."""
+    return [one.key.rpartition("/")[0] if of_videos else one.key for one in objects]
 
 
 def clicks_curve(objects: list[ObjectRow], max_clicks: int) -> npt.NDArray[np.float64]:

@@ -5,6 +5,7 @@ Next in the tour: `report/differences.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from unsam_lightning.report.bootstrap import Interval
@@ -30,15 +31,13 @@ class TextTable:
 
 
 def interval_text(interval: Interval, digits: int, sign: str = "") -> str:
-    """Return "12.3 [11.0, 14.1]"; a difference that is 0 in every object is "0 [equal]".
+    """Return "12.3 [11.0, 14.1]", or "12.3" alone where there are too few images for an interval.
 
     Args:
         interval: The numbers.
         digits: Decimals.
         sign: "+" for differences.
     """
-    if sign and interval == (0.0, 0.0, 0.0):
-        return "0 [equal]"
     # Rounded first: what rounds to 0 has no sign to tell.
     mean, low, high = (f"{round(number, digits) + 0.0:{sign}.{digits}f}" for number in interval)
-    return f"{mean} [{low}, {high}]"
+    return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
