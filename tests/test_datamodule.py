@@ -26,6 +26,15 @@ def test_first_images_train_and_the_last_are_held_out(train_images: int | None, 
     assert data.num_trained == sum(sizes)
 
 
+@pytest.mark.parametrize(("asked", "workers", "ahead"), [(0, 0, None), (1, 1, 1), (16, 2, 1)])
+def test_few_benchmark_images_are_read_ahead(asked: int, workers: int, ahead: int | None) -> None:
+    """Each may hold a gigabyte of masks."""
+    data = UnSAMData(num_workers=asked)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    loader = data.test_dataloader()
+    assert (loader.num_workers, loader.prefetch_factor) == (workers, ahead)
+
+
 def test_no_images_to_train_on_is_refused() -> None:
     with pytest.raises(UserError, match="train_images 0"):
         UnSAMData(train_images=0)

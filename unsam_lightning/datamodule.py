@@ -46,7 +46,7 @@ class UnSAMData(LightningDataModule):
         augmentation: Ranges of the two views.
         loss_in_frame: Measure the granularity pairs at every pixel of the frame, as SAM-2's training does; False: at
             the decoder's pixels, a sixteenth of them.
-        num_workers: Processes that read ahead, for each training process.
+        num_workers: Processes that read ahead, for each training process; of benchmarks two at most.
         cache_dir: Where images that are not yet shards are packed.
         seed: Of the order of the images, the choice of masks, the views and the clicks.
     """
@@ -217,7 +217,9 @@ class UnSAMData(LightningDataModule):
         items: ConcatDataset[BenchmarkItem] = ConcatDataset([BenchmarkImages(dataset) for dataset in datasets])
         # Strided by rank, without the padding that a DistributedSampler repeats images for.
         mine = Subset(items, list(range(self.trainer.global_rank, len(items), self.trainer.world_size)))
-        return DataLoader(mine, batch_size=None, num_workers=self.num_workers)
+        # An image of SA-1B with its masks is about a gigabyte: few are read ahead, and measuring one takes longer.
+        workers = min(self.num_workers, 2)
+        return DataLoader(mine, batch_size=None, num_workers=workers, prefetch_factor=1 if workers else None)
 
 
 class BenchmarkItem:

@@ -3,18 +3,38 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unsam_lightning import module
 from unsam_lightning.__main__ import main
+from unsam_lightning.benchmarks.callback import gathered
 
 
 def tables(root: Path) -> list[str]:
     return [path.read_text() for path in sorted(root.glob("*-test*/*_test_*.[cj]s*"))]
+
+
+def test_results_are_gathered_on_rank_0_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_ddp.py` has the real processes; here is what each of them holds."""
+    there = [["of rank 0"], ["of rank 1"]]
+
+    def gather_object(mine: Any, parts: list[Any] | None) -> None:
+        assert (parts is not None) == (mine == there[0])
+        if parts is not None:
+            parts[:] = there
+
+    monkeypatch.setattr(torch.distributed, "gather_object", gather_object)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", None)
+    ranks: list[Any] = [SimpleNamespace(world_size=2, is_global_zero=rank == 0) for rank in range(2)]
+    assert [gathered(*rank) for rank in zip(ranks, there, strict=True)] == [there, []]
+    alone: Any = SimpleNamespace(world_size=1, is_global_zero=True)
+    assert gathered(alone, there[0]) == there[:1]
 
 
 def test_killed_test_goes_on(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,19 @@ def test_fingerprint_follows_weights_and_config() -> None:
     with torch.no_grad():
         model.decoder.token.view(-1)[0] += 1e-6
     assert fingerprint(model, CONFIG, "32") != first
+
+
+def test_naming_a_result_copies_no_masks(sample: EvalSample, tmp_path: Path) -> None:
+    """An image of SA-1B has a gigabyte of them."""
+    sample = dataclasses.replace(sample, masks=np.zeros((40, 1000, 1000), dtype=np.int8), ids=list(map(str, range(40))))
+    kept = KeptResults(tmp_path)
+    kept.measured(sample, "s", 0, lambda: nothing_in("s"))
+    tracemalloc.start()
+    try:
+        kept.measured(sample, "s", 0, never)
+        assert tracemalloc.get_traced_memory()[1] < sample.masks.nbytes / 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_full_disk_is_named(sample: EvalSample, tmp_path: Path) -> None:

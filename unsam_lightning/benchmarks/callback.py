@@ -99,12 +99,12 @@ class BenchmarkCallback(Callback):
         self._report(trainer, module, "test", trainer.test_dataloaders)
 
     def _report(self, trainer: Trainer, module: Any, stage: str, loader: Any) -> None:
-        gathered = _gathered(trainer, (self.results, module.kept.names))
+        parts = gathered(trainer, (self.results, module.kept.names))
         self.results = []
         if not trainer.is_global_zero:
             return
-        results = [result for part, _ in gathered for result in part]
-        kept_names = [name for _, names in gathered for name in names]
+        results = [result for part, _ in parts for result in part]
+        kept_names = [name for _, names in parts for name in names]
         datasets: list[EvalSubset] = [images.dataset for images in loader.dataset.dataset.datasets]
         oracle_targets = {images.name: images.oracle_target for images in datasets}
         objects, odd = object_rows(results, module.evaluation, oracle_targets), remarks(results)
@@ -167,13 +167,13 @@ class BenchmarkCallback(Callback):
                         logger.log_image(f"cases/{name}_{number}_{case.rank}", [picture])
 
 
-def _gathered(trainer: Trainer, mine: _Mine) -> list[_Mine]:
-    """Return what every rank has, in the order of the ranks."""
+def gathered(trainer: Trainer, mine: _Mine) -> list[_Mine]:
+    """Return what every rank has, in the order of the ranks, on rank 0; nothing on others, which would only hold it."""
     if trainer.world_size == 1:
         return [mine]
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, mine)
-    return parts
+    parts: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+    torch.distributed.gather_object(mine, parts)
+    return parts or []
 
 
 def _log_tables(logger: WandbLogger, rows: Sequence[Row], curves: dict[str, dict[str, float]]) -> None:
