@@ -13,7 +13,7 @@ import io
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -69,8 +69,12 @@ class ShardReader:
         """
         return [key for key, _ in self._entries(shard)]
 
-    def read(self, index: int) -> dict[str, Any]:
+    def read(self, index: int, extensions: Container[str] | None = None) -> dict[str, Any]:
         """Return sample `index`: "__key__" -> its key (str), extension without dot -> content (bytes).
+
+        Args:
+            index: From 0 to `num_samples` - 1.
+            extensions: Which files to read; all by default.
 
         Raises:
             UserError: The shard is missing, damaged or not what the manifest lists.
@@ -80,6 +84,8 @@ class ShardReader:
         key, files = self._entries(shard)[index - first]
         sample: dict[str, Any] = {"__key__": key}
         for extension, (offset, size) in files.items():
+            if extensions is not None and extension not in extensions:
+                continue
             try:
                 # pread, not seek and read: forked DataLoader workers share the position of an inherited file.
                 content = os.pread(self._open(shard).fileno(), size, offset)

@@ -143,6 +143,29 @@ def test_a_file_for_other_images_is_one_error_that_names_both(tmp_path):
     with pytest.raises(UserError, match=r"mine\.yaml, such as 'folder/holiday0' in .*coco\.json.*such as '391895'"):
         other.check(manifest)
     GivenMasks(write(tmp_path / "own.json", [annotation(FIRST, image_id="holiday1")])).check(manifest)
+
+
+@pytest.mark.parametrize(
+    ("files", "listed", "found"),
+    [
+        (["bear/00000.jpg", "car/00000.jpg"], "00000", "'00000', which is 'bear/00000' and 'car/00000'"),
+        (["c/a.jpg", "b/a.png"], "d/a", "'d/a', which is 'c/a' and 'b/a'"),
+        (["bear/00000.jpg", "IMG_0.png"], 0, "'0', which is 'bear/00000' and 'IMG_0'"),
+        (["bear/00000.jpg", "car/00000.jpg"], "bear/00000", None),
+    ],
+)
+def test_masks_that_two_images_could_claim_are_refused(tmp_path, files, listed, found):
+    with ShardWriter(tmp_path / "mine-000000.tar") as writer:
+        for n, file in enumerate(files):
+            writer.write(f"mine-{n:08d}", image_files(b"", {"file": file}))
+    manifest = Manifest(tmp_path / "mine.yaml", "images", "mine", [writer.info])
+    source = GivenMasks(write(tmp_path / "own.json", [annotation(FIRST, image_id=listed)]))
+    if found is None:
+        source.check(manifest)
+        assert [len(source.masks(name, (40, 60), (40, 60))) for name in ("bear/00000", "car/00000")] == [1, 0]
+        return
+    with pytest.raises(UserError, match=found):
+        source.check(manifest)
     assert image_name({"__key__": "foreign-1"}) == "foreign-1"
 
 

@@ -81,13 +81,27 @@ class GivenMasks:
         return hashlib.sha256(listing.encode()).hexdigest()
 
     def check(self, images: Manifest) -> None:
-        """Raise `UserError` if no image of a manifest has masks here."""
+        """Raise `UserError` if no image of a manifest has masks here, or two images could have the same.
+
+        What is the whole name of one of these images is that image's alone from then on.
+        """
         reader = ShardReader(images)
-        names = (image_name(reader.read(index)) for index in range(reader.num_samples))
-        if not any(self._find(name) for name in names):
+        names = [image_name(reader.read(index, extensions=("json",))) for index in range(reader.num_samples)]
+        whole = set(names) & set(self._names.values())
+        self._names = {key: name for key, name in self._names.items() if key == name or name not in whole}
+        owners: dict[str, str] = {}
+        for name in names:
+            if (found := self._find(name)) is None:
+                continue
+            if (other := owners.setdefault(found, name)) != name:
+                raise self._error(
+                    f"masks of each image of {images.path} by a name that no other has, such as its whole path",
+                    f"{found!r}, which is {other!r} and {name!r}",
+                )
+        if not owners:
             some = ", ".join(repr(name) for name in sorted(self._images or self._files)[:3])
             raise self._error(
-                f"masks of the images of {images.path}, such as {image_name(reader.read(0))!r}",
+                f"masks of the images of {images.path}, such as {names[0]!r}",
                 f"masks of {len(self._images or self._files)} other images, such as {some}",
             )
 
