@@ -83,6 +83,12 @@ def test_architecture_is_guessed_from_the_keys(size: str) -> None:
     assert backbone._architecture_path(guessed).is_file()
 
 
+def test_a_model_for_the_cpu_touches_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # there is none: whoever uses it fails
+    assert {parameter.device.type for parameter in build_sam("tiny").parameters()} == {"cpu"}
+    assert torch.cuda.is_available()
+
+
 def test_guessed_architecture_loads_strictly() -> None:
     torch.manual_seed(0)
     state = build_sam("tiny").state_dict()

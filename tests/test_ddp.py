@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from unsam_lightning.__main__ import main
+from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
 
 
@@ -103,3 +104,12 @@ def test_every_mask_weighs_alike_whichever_process_has_it() -> None:
     assert float(torch.stack(gradients).mean()) == pytest.approx(float(masks.mean()))
     module._trainer = SimpleNamespace(world_size=1)
     assert module.share_of_masks(3) == 1.0
+
+
+def test_the_start_is_the_same_whatever_device_is_the_default() -> None:
+    module, expected = UnSAMModule("nano", seed=3), UnSAM.from_pretrained("nano", seed=3).state_dict()
+    with torch.device("meta"):  # as Lightning sets the GPU
+        module.configure_model()
+    found = module.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from unsam_lightning import asking
 from unsam_lightning.asking import Prompting, shared_clicks
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
@@ -43,6 +46,20 @@ def step(prompts_per_pass: int | None) -> tuple[float, dict[str, torch.Tensor], 
     )
     torch.autograd.backward(result.loss)
     return result.loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, sizes
+
+
+def test_a_pass_computed_again_draws_the_same_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch keeps the random state of a GPU only where a tensor among the arguments lies on it.
+    seen: list[bool] = []
+
+    def spy(function: Any, *args: Any, **options: Any) -> Any:
+        seen.append(any(isinstance(each, torch.Tensor) for each in args) and options == {"use_reentrant": False})
+        return checkpoint(function, *args, **options)
+
+    monkeypatch.setattr(asking, "checkpoint", spy)
+    step(3)
+    assert seen
+    assert all(seen)
 
 
 def test_passes_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,34 @@ def test_geometry_is_float32_inside_autocast(shapes: tuple[np.ndarray, np.ndarra
         views = TwoViews(FRAME, GEOMETRY)(batch_of(*shapes, copies=2))
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
     assert torch.equal(views.first.images, pair.first.images)
+
+
+def test_geometry_is_float32_whatever_products_are_allowed(shapes: tuple[np.ndarray, np.ndarray]) -> None:
+    maps = torch.rand(2, 1, CELLS, CELLS)
+
+    def geometry() -> tuple[torch.Tensor, ...]:
+        pair = TwoViews(FRAME, GEOMETRY)(batch_of(*shapes, copies=2))
+        points = torch.rand(2, 4096, 2, generator=torch.Generator().manual_seed(0)) * FRAME
+        return (
+            pair.warp(),
+            warp_points(points, pair.first.matrix),
+            warp_maps(maps, pair.first.matrix),
+            pair.first.images,
+        )
+
+    exact = geometry()
+    torch.set_float32_matmul_precision("medium")  # as Lightning advises on a GPU; processors with AMX follow it too
+    try:
+        assert all(torch.equal(a, b) for a, b in zip(exact, geometry(), strict=True))
+        assert torch.get_float32_matmul_precision() == "medium"
+        asked = []
+        with mock.patch.object(torch, "set_float32_matmul_precision", asked.append):
+            geometry()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert asked[:1] == ["highest"]
+    assert asked[-1:] == ["medium"]
+    assert asked.count("highest") == asked.count("medium") >= 4
 
 
 def test_no_augmentation_is_the_plain_image(shapes: tuple[np.ndarray, np.ndarray]) -> None:

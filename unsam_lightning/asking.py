@@ -104,7 +104,7 @@ class Asked:
         for so many prompts at a time.
         """
 
-        def decode(part: slice) -> Decoded:
+        def decode(part: slice, _: Tensor | None = None) -> Decoded:
             return model.decode(
                 embedding,
                 self.clicks[part],
@@ -119,7 +119,8 @@ class Asked:
         if prompts_per_pass is None or prompts_per_pass >= count:
             return decode(slice(None))
         parts = [slice(first, first + prompts_per_pass) for first in range(0, count, prompts_per_pass)]
-        answers = [checkpoint(decode, part, use_reentrant=False) for part in parts]
+        # The clicks are given for their device, whose random state is kept only so: dropout is to be drawn again alike.
+        answers = [checkpoint(decode, part, self.clicks, use_reentrant=False) for part in parts]
         masks, iou, tokens, score = (
             torch.cat(values) for values in zip(*(answer[:4] for answer in answers), strict=True)
         )

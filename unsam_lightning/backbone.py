@@ -11,6 +11,7 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import yaml
@@ -82,9 +83,8 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
 
         hub_id = NAMES.get(name_or_path, name_or_path)
         path = _download(hub_id)
-        state = read_state(path)
         known = config if config is not None else str(HF_MODEL_ID_TO_FILENAMES[hub_id][0])
-        return base_from_state(state, name=name_or_path, sha256=sha256_file(path), config=known)
+        return base_from_state(read_state(path), name=name_or_path, sha256=sha256_file(path), config=known)
     raise UserError(
         expected=f"a model name (nano, {', '.join(NAMES)}), a hub id or a checkpoint file",
         found=repr(name_or_path),
@@ -118,7 +118,9 @@ def build_sam(architecture: str | Path) -> SAM2Base:
     _refuse_foreign_targets(model, path)
     options = {key: value for key, value in model.items() if key not in ("temperature", "fourier_dim", "lora_rank")}
     try:
-        sam = instantiate(options)
+        # sam2 fills its caches on the first GPU where there is one, whatever device the model is for.
+        with mock.patch.object(torch.cuda, "is_available", return_value=False):
+            sam = instantiate(options)
     except InstantiationException as error:
         raise UserError(
             expected=f"arguments that SAM-2's classes take in {path}",
@@ -222,10 +224,8 @@ def _is_sam_class(target: str) -> bool:
     A prefix is not enough: `sam2.modeling.sam2_base.torch.hub.load` would pass.
     """
     module, _, name = target.rpartition(".")
-    if not module.startswith("sam2.modeling."):
-        return False
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        found = getattr(importlib.import_module(module), name, None) if module.startswith("sam2.modeling.") else None
     except ImportError:
         return False
     return inspect.isclass(found) and found.__module__ == module

@@ -83,5 +83,5 @@ def check_batch_size(batch_size: int, world_size: int, option: str = "--data.bat
         raise UserError(
             expected=f"a global batch size of at least 1 that {world_size} processes can share evenly",
             found=f"{option} {batch_size}",
-            remedy=f"use a multiple of {world_size}",
+            remedy=f"use a multiple of {world_size}, or fewer processes: --trainer.devices 1",
         )

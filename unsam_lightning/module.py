@@ -93,9 +93,9 @@ class UnSAMModule(LightningModule):
     def configure_model(self) -> None:
         """Build the model; late, so that on several GPUs each process builds it for its own."""
         if not hasattr(self, "model"):
-            self.model = UnSAM.from_pretrained(
-                self.backbone, self.backbone_config, adapter=self.adapter, seed=self.seed
-            ).train()
+            with torch.device("cpu"):  # Lightning makes a GPU the default, whose generator gives another start
+                model = UnSAM.from_pretrained(self.backbone, self.backbone_config, adapter=self.adapter, seed=self.seed)
+            self.model = model.train()
             if self.compile_model:
                 self.model.compile()
 

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unsam_lightning.batch import BITS, pack_masks
+from unsam_lightning.losses import frame
 from unsam_lightning.losses.frame import _measure_plainly, measure_in_frame
 
 #: Logits of so many rows, pixels to each, masks an image.
@@ -42,6 +44,23 @@ def test_kernel_of_the_cpu_gives_what_torch_does(size: tuple[int, int, int], num
     expected_sums, expected_maps = _measure_plainly(logits, target, 0.3)
     torch.testing.assert_close(sums, expected_sums, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(maps, expected_maps, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton on this system")
+def test_without_a_compiler_a_gpu_does_it_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_name: str) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC")
+
+    monkeypatch.setattr(frame.importlib, "import_module", refuse)
+    frame._triton_can_launch.cache_clear()
+    logits, planes, image, mask, target = case(*SIZES[0])
+    try:
+        with pytest.warns(UserWarning, match="Failed to find C compiler.*; install gcc and Python's headers"):
+            found = frame._on_gpu(logits, planes, image, mask, 0.3)
+    finally:
+        frame._triton_can_launch.cache_clear()
+    for value, expected in zip(found, _measure_plainly(logits, target, 0.3), strict=True):
+        torch.testing.assert_close(value, expected)
 
 
 def test_gradients_are_those_of_the_sums() -> None:

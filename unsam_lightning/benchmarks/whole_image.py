@@ -193,11 +193,13 @@ def rank_distinct(masks: Tensor, scores: Tensor, max_iou: float = MAX_IOU) -> Ra
     members = np.bincount(groups + 1, minlength=len(kept) + 1)[1:]
     cover = np.count_nonzero(in_order[kept], axis=(1, 2)) / math.prod(masks.shape[1:])
     factors, of_best, of_all = (
-        torch.from_numpy(each).to(order.device) for each in (members / cover**0.25, kept, groups)
+        torch.from_numpy(each).to(order.device)
+        # Apple's GPUs take no float64.
+        for each in ((members / cover**0.25).astype(np.float32), kept, groups)
     )
     index, group = order[of_best], torch.empty_like(order)
     group[order] = of_all
-    ranks = scores[index].float() * factors.float()
+    ranks = scores[index].float() * factors
     best_first = ranks.argsort(descending=True, stable=True)
     place = torch.cat([best_first.argsort(), order.new_tensor([-1])])  # the last is that of the empty ones
     return Ranked(index[best_first], ranks[best_first], place[group])

@@ -94,20 +94,20 @@ def patch_contrast_loss(
     usable = inner.flatten(1).any(1) & outer.flatten(1).any(1)
     if not bool(usable.any()):
         return pixels.sum() * 0.0
-    inner, outer, inside = inner[usable], outer[usable], masks[usable]
-    features = normalize(pixels[usable].flatten(2).float(), dim=1)  # (P, C, h w)
+    rows = usable.nonzero()[:, 0]
+    inner, outer, inside = inner[rows], outer[rows], masks[rows]
     places = sample_pixels(inner, generator, config.num_anchors)  # (P, A)
-    anchors = _take(features, places)  # (P, A, C)
-    positives = _take(features, sample_pixels(inside, generator, config.num_anchors))  # (P, A, C)
+    anchors = _take(pixels, rows, places)  # (P, A, C)
+    positives = _take(pixels, rows, sample_pixels(inside, generator, config.num_anchors))  # (P, A, C)
     if other is not None:
         positives = _from_other_view(positives, other, usable, generator)
     in_siblings = 0 if siblings is None else round(config.sibling_share * config.num_negatives)
     across = [sample_pixels(outer, generator, config.num_negatives - in_siblings)]
     if siblings is not None and in_siblings:
-        zone = siblings[usable] & seen[usable]
+        zone = siblings[rows] & seen[rows]
         zone = torch.where(zone.flatten(1).any(1)[:, None, None], zone, outer)
         across.append(sample_pixels(zone, generator, in_siblings))
-    negatives = _take(features, torch.cat(across, 1))  # (P, M, C)
+    negatives = _take(pixels, rows, torch.cat(across, 1))  # (P, M, C)
     attract = (anchors * positives).sum(-1, keepdim=True)  # (P, A, 1)
     repel = anchors @ negatives.transpose(1, 2)  # (P, A, M)
     loss = -torch.cat((attract, repel), dim=-1).div(config.temperature).log_softmax(-1)[..., 0]  # (P, A)
@@ -149,13 +149,13 @@ def _shrunk(masks: Tensor, steps: int) -> Tensor:
 def _from_other_view(positives: Tensor, other: OtherView, usable: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return positives (P, A, C) of the usable masks, the first half replaced by pixels of the second view."""
     half = positives.shape[1] // 2
-    here = usable[other.prompt]
+    here = usable[other.prompt].nonzero()[:, 0]
     rows = (usable.cumsum(0) - 1)[other.prompt[here]]
-    features = normalize(other.pixels[here].flatten(2).float(), dim=1)
-    there = _take(features, sample_pixels(other.masks[here], generator, half))  # (Q, A / 2, C)
+    there = _take(other.pixels, here, sample_pixels(other.masks[here], generator, half))  # (Q, A / 2, C)
     return torch.cat((positives[:, :half].index_copy(0, rows, there), positives[:, half:]), 1)
 
 
-def _take(features: Tensor, index: Tensor) -> Tensor:
-    """Return (P, K, C) from features (P, C, h w) at pixels (P, K)."""
-    return features.gather(2, index[:, None].expand(-1, features.shape[1], -1)).transpose(1, 2)
+def _take(pixels: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """Return the embeddings (R, K, C), of length 1, of prompts `rows` (R,) of (P, C, h, w) at pixels (R, K)."""
+    # Those that are taken are a hundredth of all: the others are not measured.
+    return normalize(pixels.flatten(2)[rows[:, None], :, index].float(), dim=-1)

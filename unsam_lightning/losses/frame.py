@@ -11,7 +11,9 @@ p (1 - p). Next in the tour: `losses/pairs.py`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from unsam_lightning.batch import BITS, take_masks
+from unsam_lightning.errors import first_line
 from unsam_lightning.losses.frame_cpu import measure_mask
 
 #: Masks enlarged at a time where there is no kernel; bounds the memory, some 40 S S bytes each.
@@ -42,6 +45,13 @@ def measure_in_frame(
         Sums, float32 (P, 6): focal loss; |P|, |P T|, |T| with P the probability and T the mask; pixels with a positive
         logit; those of them inside the mask. And the gradients of the first three, float32 (P, 3, h, w).
     """
+    return _in_parts(logits, planes, image_index, mask_index, alpha)
+
+
+def _in_parts(
+    logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """Return what `measure_in_frame` does, with torch's own operations on any device."""
     parts = [
         _measure_plainly(logits[part], take_masks(planes, image_index[part], mask_index[part]).float(), alpha)
         for part in (
@@ -91,12 +101,26 @@ def _on_cpu(
     return sums.float(), maps
 
 
+@functools.cache
+def _triton_can_launch() -> bool:
+    """Try what Triton does before its first launch: compile its launcher with the system's C compiler."""
+    try:
+        importlib.import_module("triton").runtime.driver.active.utils  # noqa: B018 - made when it is first looked at
+    except Exception as error:  # whatever the compiler ends with
+        reason = first_line(error)
+        warnings.warn(f"the pair loss is slow: Triton cannot compile here ({reason}); install gcc and Python's headers")  # noqa: B028
+        return False
+    return True
+
+
 if importlib.util.find_spec("triton") is not None:  # torch brings it where it has CUDA; not to macOS or Windows
 
     @measure_in_frame.register_kernel("cuda")
     def _on_gpu(
         logits: Tensor, planes: Tensor, image_index: Tensor, mask_index: Tensor, alpha: float
     ) -> tuple[Tensor, Tensor]:
+        if not _triton_can_launch():
+            return _in_parts(logits, planes, image_index, mask_index, alpha)
         from unsam_lightning.losses.frame_gpu import measure_on_gpu
 
         plane = image_index * planes.shape[1] + mask_index // BITS
