@@ -1,15 +1,19 @@
 import contextlib
+import errno
+import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from unsam_lightning.aside import write_text_aside, written_aside
+from unsam_lightning.aside import lock, write_text_aside, written_aside
 from unsam_lightning.errors import UserError
 
 
@@ -88,3 +92,84 @@ def test_folder_that_another_removes_while_it_is_empty_is_made_again(tmp_path: P
     finally:
         done.set()
         remover.join()
+
+
+@pytest.mark.parametrize("name", ["folder", "folder/other"])
+def test_a_second_process_is_refused_or_waits_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+    with (
+        lock(path, "packs"),
+        pytest.raises(UserError, match=r"only one who packs; .*; come back"),
+        lock(path, "packs", "come back"),
+    ):
+        pass
+    held = lock(path, "packs")
+    held.__enter__()
+    released: list[float] = []
+
+    def release() -> None:
+        released.append(time.monotonic())
+        held.__exit__(None, None, None)
+
+    timer = threading.Timer(0.7, release)
+    timer.start()
+    with lock(path, "packs"):
+        assert released
+    assert capsys.readouterr().out == "waiting for another process, which packs\n"
+    assert [each.name for each in path.parent.rglob("*") if each.is_file()] == [
+        ".lock" if name == "folder" else "other"
+    ]
+
+
+def test_who_waited_for_a_file_that_is_gone_locks_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "partial" / "lock"
+    order: list[str] = []
+
+    def wait(name: str) -> None:
+        with lock(path, "packs"):
+            order.append(f"{name} begins")
+            time.sleep(0.2)
+            order.append(f"{name} ends")
+
+    with lock(path, "packs"):
+        waiting = [threading.Thread(target=wait, args=(name,)) for name in "ab"]
+        for thread in waiting:
+            thread.start()
+        time.sleep(0.2)
+        shutil.rmtree(path.parent)
+    for thread in waiting:
+        thread.join(30)
+    assert [line.split()[1] for line in order] == ["begins", "ends"] * 2
+
+
+def test_folders_are_locked_by_a_file_that_is_open_for_writing_as_nfs_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def nfs(descriptor: int, operation: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", nfs)
+    with lock(tmp_path, "packs"), pytest.raises(UserError, match="only one"), lock(tmp_path, "packs", "wait"):
+        pass
+
+
+def test_without_locks_none_is_refused_and_other_failures_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    number = errno.ENOLCK
+    with lock(tmp_path, "packs", "wait"), lock(tmp_path, "packs", "wait"):
+        pass
+    number = errno.EIO
+    with pytest.raises(UserError, match=r"to write .*\.lock; found Input/output error"), lock(tmp_path, "packs"):
+        pass

@@ -1,8 +1,12 @@
-import fcntl
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drawn_images import content, draw, make_photos, save
@@ -10,6 +14,7 @@ from drawn_images import content, draw, make_photos, save
 from unsam_lightning import pack
 from unsam_lightning.errors import UserError
 from unsam_lightning.pack import pack_images
+from unsam_lightning.pack_journal import Plan
 from unsam_lightning.photo import Photo, prepare_photo
 
 
@@ -81,14 +86,34 @@ def test_shards_without_manifest_and_unfinished_runs_of_others_are_not_overwritt
         pack_images(photos, out, name="p", images_per_shard=3)
 
 
-def test_two_runs_at_once_do_not_mix(photos: Path, tmp_path: Path) -> None:
-    partial = tmp_path / "out" / ".p.partial"
-    partial.mkdir(parents=True)
-    with (partial / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process that is at it"):
-            pack_images(photos, tmp_path / "out", name="p")
-    pack_images(photos, tmp_path / "out", name="p")
+def test_two_runs_at_once_do_not_mix_and_the_later_one_waits(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits, original = threading.Event(), pack.begin
+
+    def begin(plan: Plan) -> AbstractContextManager[None]:
+        if plan.partial.exists():
+            waits.set()
+        return original(plan)
+
+    def write(*args: Any) -> None:
+        num_written.append(1)
+        assert waits.wait(30)
+        write_shards(*args)
+
+    num_written: list[int] = []
+    write_shards = pack._write_shards
+    monkeypatch.setattr(pack, "begin", begin)
+    monkeypatch.setattr(pack, "_write_shards", write)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(pack_images, photos, tmp_path / "out", name="p", images_per_shard=3)
+        while not num_written:
+            time.sleep(0.01)
+        second = pool.submit(pack_images, photos, tmp_path / "out", name="p", images_per_shard=3)
+        assert first.result(60) == second.result(60)
+    assert len(num_written) == 1
+    assert f"waiting for another process, which packs p into {tmp_path / 'out'}\n" in capsys.readouterr().out
+    assert not (tmp_path / "out" / ".p.partial").exists()
 
 
 # Every run is killed at another moment: before and after each of the ten renames, and while a shard is being written.

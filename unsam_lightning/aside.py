@@ -6,14 +6,19 @@ Next in the tour: `progress.py`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from unsam_lightning.errors import UserError
+
+_LOOK_AGAIN_S = 0.5
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # NFS without its lock daemon says ENOLCK
 
 
 def write_text_aside(path: Path, text: str) -> None:
@@ -88,28 +93,58 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(path: Path, purpose: str, remedy: str) -> Iterator[None]:
+def lock(path: Path, purpose: str, remedy: str | None = None) -> Iterator[None]:
     """Be the only process inside the block; the end of the process frees the lock in any case.
 
-    Where the file system has no locks, as on some clusters, nobody can tell, and none is refused.
+    Where the file system has no locks, as on some clusters, nobody can tell: none waits and none is refused.
 
     Args:
-        path: A file or folder that is there; nothing is written to it.
-        purpose: What only one process may do, for the error message: "packs x into y".
-        remedy: For the error message.
+        path: A file, made where it is missing and left empty; or a folder, in which it is `.lock`.
+        purpose: What only one process may do, for the line that is printed: "packs x into y".
+        remedy: What to do where another process is at it, for the error message; None waits for that one, and says so.
 
     Raises:
-        UserError: Another process is at it.
+        UserError: Another process is at it; or the file cannot be written or locked.
     """
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    # Not the folder itself: NFS locks only what is open for writing.
+    path = path / ".lock" if path.is_dir() else path
+    has_said = False
+    while (descriptor := _locked(path)) is None:
+        if remedy is not None:
+            raise UserError(
+                expected=f"to be the only one who {purpose}", found="another process that is at it", remedy=remedy
+            )
+        if not has_said:
+            print(f"waiting for another process, which {purpose}", flush=True)
+            has_said = True
+        time.sleep(_LOOK_AGAIN_S)
     try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    expected=f"to be the only one who {purpose}", found="another process that is at it", remedy=remedy
-                ) from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of a file, made where missing; None where another process holds it."""
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                stack.callback(os.close, descriptor)
+                _flock(descriptor)
+                # Whoever had it may have removed the file at the end: a lock on that one keeps nobody out.
+                if not os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return None
+            except (BlockingIOError, FileNotFoundError):
+                return None
+            stack.pop_all()
+            return descriptor
+
+
+def _flock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

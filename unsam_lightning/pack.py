@@ -80,10 +80,12 @@ def pack_images(
     manifest = earlier = finished(plan)
     if manifest is None:
         with begin(plan):
-            done = resume(plan)
-            _write_shards(plan, done)
-            manifest = _manifest(plan, done)
-            write_manifest(manifest)
+            manifest = earlier = finished(plan)  # by another process, since the look above
+            if manifest is None:
+                done = resume(plan)
+                _write_shards(plan, done)
+                manifest = _manifest(plan, done)
+                write_manifest(manifest)
     shutil.rmtree(plan.partial, ignore_errors=True)
     _report(manifest, is_new=earlier is None)
     return manifest

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unsam_lightning.aside import explain_write_errors, lock, write_text_aside
+from unsam_lightning.aside import lock, write_text_aside
 from unsam_lightning.errors import UserError
 from unsam_lightning.manifest import Manifest, ShardInfo, check_files, file_problem, read_manifest
 
@@ -77,46 +78,35 @@ def finished(plan: Plan) -> Manifest | None:
         raise UserError(
             expected=f"no {plan.manifest_path}, or one of the same images and options",
             found="; ".join(differences) + " (listing_sha256 stands for the images' names and sizes)",
-            remedy=f"choose another --name or OUT_DIR, or delete it and {plan.name}-*.tar to pack anew",
+            remedy=f"choose another --name or OUT_DIR, or delete it and {plan.name}-*.tar to pack anew; "
+            f"or pass what is packed: --data.images {plan.manifest_path}",
         )
     check_files(manifest)
     return manifest
 
 
 def begin(plan: Plan) -> AbstractContextManager[None]:
-    """Make the folder of the unfinished run; returns its lock, to work under.
+    """Return the lock to work under, in the folder of the unfinished run; waits for another process that packs there.
+
+    Whoever has it looks with `finished` what that one has left.
 
     Raises:
-        UserError: Shards of an unknown run are in the way, the folder cannot be made, or another process packs there.
+        UserError: The folder cannot be made.
     """
-    if not plan.partial.exists():
-        tar = re.compile(rf"{plan.name}-\d{{6,}}\.tar")
-        stale = [path for path in plan.out_dir.glob("*.tar") if tar.fullmatch(path.name)]
-        if stale:
-            raise UserError(
-                expected=f"no shards named {plan.name} in {plan.out_dir}",
-                found=f"{len(stale)} without a manifest",
-                remedy=f"choose another --name or OUT_DIR, or delete {plan.name}-*.tar there",
-            )
-    with explain_write_errors(plan.partial):
-        plan.partial.mkdir(parents=True, exist_ok=True)
-        (plan.partial / "lock").touch()
-    return lock(
-        plan.partial / "lock",
-        purpose=f"packs {plan.name} into {plan.out_dir}",
-        remedy="wait for it, or choose another --name or OUT_DIR",
-    )
+    return lock(plan.partial / "lock", purpose=f"packs {plan.name} into {plan.out_dir}")
 
 
 def resume(plan: Plan) -> Done:
     """Return what an interrupted run of the same plan has finished, and mark this one as begun.
 
     Raises:
-        UserError: The unfinished run is of other images or options.
+        UserError: The unfinished run is of other images or options, or shards of an unknown run are in the way.
     """
     run = {key: plan.about[key] for key in ("options", "listing_sha256")}
     marker = plan.partial / "run.json"
-    if marker.exists() and json.loads(marker.read_text()) != run:
+    if not marker.exists():
+        _refuse_stale_shards(plan)
+    elif json.loads(marker.read_text()) != run:
         raise UserError(
             expected=f"an unfinished run of the same images and options in {plan.partial}",
             found="one of others",
@@ -130,6 +120,18 @@ def resume(plan: Plan) -> Done:
             break
         done.add(entry)
     return done
+
+
+def _refuse_stale_shards(plan: Plan) -> None:
+    tar = re.compile(rf"{plan.name}-\d{{6,}}\.tar")
+    stale = [path for path in plan.out_dir.glob("*.tar") if tar.fullmatch(path.name)]
+    if stale:
+        shutil.rmtree(plan.partial)  # nothing has begun
+        raise UserError(
+            expected=f"no shards named {plan.name} in {plan.out_dir}",
+            found=f"{len(stale)} without a manifest",
+            remedy=f"choose another --name or OUT_DIR, or delete {plan.name}-*.tar there",
+        )
 
 
 def record(plan: Plan, done: Done, entry: dict[str, Any]) -> None:
