@@ -81,11 +81,12 @@ class CommandRunner:
         *args: object,
         log: Path,
         ranks: int = 1,
+        nodes: int = 1,
         kill_when: tuple[str, int] | float | None = None,
         kill_by: int = signal.SIGKILL,
     ) -> tuple[list[int], str]:
         """Return the exit codes of all ranks and what they printed; killed at a checkpoint's step or after seconds."""
-        request = {"args": [str(a) for a in args], "log": str(log), "ranks": ranks}
+        request = {"args": [str(a) for a in args], "log": str(log), "ranks": ranks, "nodes": nodes}
         request |= {"kill_when": kill_when, "kill_by": kill_by}
         assert self.zygote.stdin is not None
         assert self.zygote.stdout is not None

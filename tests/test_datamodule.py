@@ -5,10 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from drawn_images import make_photos
 
+from unsam_lightning import pack
 from unsam_lightning.__main__ import main
 from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError
+from unsam_lightning.image_listing import list_images
 from unsam_lightning.module import UnSAMModule
 
 
@@ -38,6 +41,21 @@ def test_few_benchmark_images_are_read_ahead(asked: int, workers: int, ahead: in
 def test_no_images_to_train_on_is_refused() -> None:
     with pytest.raises(UserError, match="train_images 0"):
         UnSAMData(train_images=0)
+
+
+def test_a_folder_is_listed_once_for_labels_and_training(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, listed = make_photos(tmp_path / "photos"), []
+
+    def note(*args: Any) -> Any:
+        listed.append(args)
+        return list_images(*args)
+
+    monkeypatch.setattr(pack, "list_images", note)
+    args = ["fit", "--config", str(tiny_run), "--test_after_fit", "false", "--trainer.max_steps", "1"]
+    assert main([*args, "--data.images", str(photos)]) == 0
+    assert len(listed) == 1
 
 
 def test_a_fraction_of_the_batches_is_that_fraction_of_each_epoch(

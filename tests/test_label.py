@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from drawn_images import make_photos
 
 from unsam_lightning.manifest import read_manifest
 from unsam_lightning.pairs import decode_masks
@@ -23,7 +24,8 @@ def label_folder(root: Path) -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    files = [path for path in sorted(folder.iterdir()) if path.name != ".lock"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_labels_are_forests_of_the_images(tiny_run: Path, tmp_path: Path, command: Any) -> None:
@@ -86,6 +88,20 @@ def test_result_does_not_depend_on_processes_or_kills(tiny_run: Path, tmp_path: 
         codes, log = command("label", "--config", tiny_run, *more, log=tmp_path / "two.log", ranks=2)
         assert codes == [0, 0], log[-3000:]
         assert digests(folder) == expected
+
+
+def test_two_nodes_pack_label_and_train_from_a_folder_that_they_share(
+    tiny_run: Path, tmp_path: Path, command: Any
+) -> None:
+    make_photos(tmp_path / "photos")
+    more = ["--trainer.devices", 1, "--trainer.num_nodes", 2, "--trainer.strategy", "ddp", "--trainer.max_steps", 2]
+    more += ["--data.images", tmp_path / "photos", "--test_after_fit", "false"]
+    log = tmp_path / "fit.log"
+    codes, text = command("fit", "--config", tiny_run, *more, log=log, ranks=2, nodes=2, kill_when=90.0)
+    assert codes == [0, 0], text[-3000:]
+    assert "waiting" not in text
+    (manifest,) = tmp_path.glob("cache/photos-*/*-labels-*/photos.yaml")
+    assert verify_manifest(manifest).num_samples == 10
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tiny_run: Path, tmp_path: Path, command: Any) -> None:

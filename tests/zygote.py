@@ -1,8 +1,8 @@
 """Runs the command line in forked children: importing lightning takes seconds, and this process pays it once.
 
-Reads one JSON request a line, {"args", "log", "ranks", "kill_when": [glob, step], a number of seconds, or null}; writes
-the exit codes. The children of one request are a process group of their own, so that a kill takes their data loaders
-along.
+Reads one JSON request a line, {"args", "log", "ranks", "nodes", "kill_when": [glob, step], a number of seconds, or
+null}; writes the exit codes. The children of one request are a process group of their own, so that a kill takes their
+data loaders along.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import unsam_lightning.cli  # noqa: F401 - what the children need
 from unsam_lightning.__main__ import main
 
 
-def child(args: list[str], log: str, rank: int, ranks: int, port: int) -> None:
+def child(args: list[str], log: str, rank: int, ranks: int, nodes: int, port: int) -> None:
     os.setsid()
     # A shell's background job ignores interrupts, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,8 +32,9 @@ def child(args: list[str], log: str, rank: int, ranks: int, port: int) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     if ranks > 1:  # as Lightning's own launcher sets them for the processes it starts
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-        os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+        node, local = divmod(rank, ranks // nodes)
+        os.environ |= {"NODE_RANK": str(node), "LOCAL_RANK": str(local)}
     code = 1
     try:
         code = main(args)
@@ -55,7 +56,7 @@ def serve(request: dict) -> list[int]:
     for rank in range(request["ranks"]):
         pid = os.fork()
         if pid == 0:
-            child(request["args"], request["log"], rank, request["ranks"], port)
+            child(request["args"], request["log"], rank, request["ranks"], request["nodes"], port)
         pids.append(pid)
     codes: dict[int, int] = {}
     start = time.monotonic()

@@ -56,6 +56,7 @@ class UnSAMTrainer(Trainer):
             num_threads,
         )
         manifest = labeler.make_labels(self)
+        datamodule.manifest = labeler.manifest
         if self.is_global_zero:
             num_masks, num_images = manifest.extra["num_masks"], manifest.num_samples
             print(f"labels: {num_masks:,} masks in {num_images:,} images, {num_masks / num_images:.0f} an image")

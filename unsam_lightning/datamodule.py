@@ -73,6 +73,7 @@ class UnSAMData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # nodes share the folders, and one process packs for all
         self.images, self.labels, self.recipe, self.train_images = images, labels, recipe, train_images
         self.benchmarks = benchmarks if benchmarks is not None else ["data_manifests/scenes_test.yaml"]
         self.test_images, self.val_images = test_images, val_images
@@ -81,20 +82,15 @@ class UnSAMData(LightningDataModule):
         self.source_scale, self.calibration_images = source_scale, calibration_images
         self.augmentation, self.num_workers, self.loss_in_frame = augmentation, num_workers, loss_in_frame
         self.cache_dir, self.seed = Path(cache_dir), seed
+        self.manifest: Manifest | None = None
         self._is_checked = False
         self._check_ranges()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than benchmark images
 
     def _check_ranges(self) -> None:
         """Refuse numbers that no run can have."""
-        lowest = {
-            "batch_size": 1,
-            "masks_per_image": 1,
-            "num_workers": 0,
-            "val_images": 0,
-            "source_scale": 0.5,
-            "calibration_images": 0,
-        }
+        lowest = dict.fromkeys(("num_workers", "val_images", "calibration_images"), 0.0)
+        lowest |= {"batch_size": 1, "masks_per_image": 1, "source_scale": 0.5}
         problems = [f"{name} {getattr(self, name)}" for name, low in lowest.items() if getattr(self, name) < low]
         names = ("train_images", "test_images", "masks_per_benchmark_image")
         optional = {name: getattr(self, name) for name in names}
@@ -120,12 +116,18 @@ class UnSAMData(LightningDataModule):
     def prepare_data(self) -> None:
         """Pack training images that are not shards yet; one process does it for all."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
-            image_manifest(self.images, self.cache_dir)
+            self.packed()
+
+    def packed(self) -> Manifest:
+        """Return the manifest of the training images; looked for once, as a folder may change while a run goes on."""
+        if self.manifest is None:
+            self.manifest = image_manifest(self.images, self.cache_dir)
+        return self.manifest
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches, from where the run stands."""
         assert self.trainer is not None
-        images = image_manifest(self.images, self.cache_dir)
+        images = self.packed()
         if self.labels is None:
             raise UserError(
                 expected=f"labels of {images.name}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from unsam_lightning.aside import lock
 from unsam_lightning.errors import UserError
 from unsam_lightning.image_sample import image_files
 from unsam_lightning.manifest import Manifest, write_manifest
@@ -62,7 +64,7 @@ def folder_of(images: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 @pytest.mark.parametrize("method", ["regions", "divide_conquer"])
@@ -136,17 +138,73 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_goes_on(
     assert content(folder_of(disturbed)) == expected
 
 
-def test_a_second_process_is_told_and_may_read_what_is_finished(nano: UnSAM, tmp_path: Path) -> None:
+def test_a_second_process_waits_and_may_read_what_is_finished(
+    nano: UnSAM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = pack(tmp_path / "odd", [noise(0, (64, 64))])
     manifest, _ = make(nano, images)
-    held = os.open(manifest.root, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    assert make(nano, images)[0] == manifest  # nothing to write
+    shard, written = manifest.root / manifest.shards[0].file, content(manifest.root)
+    with ThreadPoolExecutor(1) as pool, lock(manifest.root, "tests"):
+        assert make(nano, images)[0] == manifest  # nothing to write
+        shard.unlink()
+        manifest.path.unlink()
+        capsys.readouterr()
+        later = pool.submit(make, nano, images)
+        while f"waiting for another process, which writes labels to {manifest.root}" not in capsys.readouterr().out:
+            time.sleep(0.05)
+            assert not later.done()
+        for name, data in written.items():  # the other finishes
+            (manifest.root / name).write_bytes(data)
+        time.sleep(0.7)
+        assert not later.done()
+    found, labeler = later.result()
+    assert found == manifest
+    assert labeler.num_labelled == 0
+
+
+def test_a_cut_shard_is_removed_and_made_anew(nano: UnSAM, tmp_path: Path) -> None:
+    images = pack(tmp_path / "odd", [noise(n, (64, 64)) for n in range(4)])
+    manifest, _ = make(nano, images)
+    written = content(manifest.root)
     manifest.path.unlink()
-    with pytest.raises(UserError, match=r"only one who writes labels to .*; found another process"):
+    first, second = (manifest.root / shard.file for shard in manifest.shards)
+    os.truncate(second, 1536)  # tar's first file alone
+    with pytest.raises(UserError, match=r"found odd-000001\.tar has 1 samples.*; run `label` again"):
         make(nano, images)
-    os.close(held)
-    assert make(nano, images)[0] == manifest
+    assert first.exists()
+    assert not second.exists()
+    make(nano, images)
+    assert content(manifest.root) == written
+
+
+def test_a_lost_shard_that_is_made_to_other_bytes_is_listed_as_it_is(nano: UnSAM, tmp_path: Path) -> None:
+    images = pack(tmp_path / "odd", [noise(n, (64, 64)) for n in range(4)])
+    manifest, _ = make(nano, images)
+    text = manifest.path.read_text()
+    # As if the lost shard had been another machine's, where a mask came out otherwise.
+    manifest.path.write_text(text.replace(manifest.shards[1].sha256, "0" * 64))
+    (manifest.root / manifest.shards[1].file).unlink()
+    make(nano, images)
+    assert manifest.path.read_text() == text
+
+
+def test_a_folder_may_grow_while_its_labels_are_made(
+    nano: UnSAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in range(2):
+        cv2.imwrite(str(photos / f"{n}.png"), noise(n, (64, 64)))
+
+    def grow(labeler: Labeler) -> None:
+        cv2.imwrite(str(photos / "2.png"), noise(2, (64, 64)))
+
+    monkeypatch.setattr(Labeler, "on_predict_start", grow)
+    manifest, labeler = make(nano, photos)
+    assert manifest.num_samples == 2
+    with pytest.raises(UserError, match=rf"; or pass what is packed: --data\.images {labeler.manifest.path}"):
+        make(nano, photos)
+    assert make(nano, labeler.manifest.path)[0] == manifest
 
 
 def test_files_of_masks_make_a_recipe_of_their_own(nano: UnSAM, tmp_path: Path) -> None:

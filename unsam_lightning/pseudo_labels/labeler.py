@@ -13,6 +13,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from unsam_lightning.aside import explain_write_errors, lock
-from unsam_lightning.manifest import Manifest, ShardInfo, read_manifest, sha256_file, write_manifest
+from unsam_lightning.aside import lock
+from unsam_lightning.errors import UserError
+from unsam_lightning.manifest import Manifest, ShardInfo, read_manifest, scan_shard, sha256_file, write_manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pack import num_cores
 from unsam_lightning.pairs import MaskEntry
@@ -45,6 +47,10 @@ class Labeler(LightningModule):
             each core that this process may use.
     """
 
+    manifest: Manifest  # of the images; these three since `locate`
+    description: dict[str, Any]
+    path: Path
+
     def __init__(
         self,
         model: UnSAM,
@@ -55,6 +61,7 @@ class Labeler(LightningModule):
         num_threads: int | None = None,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # nodes share the folders, and one process packs for all
         self.maps = recipe.maps(model)
         self.recipe, self.images, self.cache_dir = recipe, images, cache_dir
         self.num_workers, self.num_threads = num_workers, num_threads or num_cores()
@@ -67,20 +74,26 @@ class Labeler(LightningModule):
         self.num_labelled = 0
 
     def prepare_data(self) -> None:
-        """Pack the images where they are not packed yet; one process does it for all."""
-        image_manifest(self.images, self.cache_dir)
+        """Pack the images where they are not packed yet, and wait for whoever writes these labels already.
+
+        The first process of all does it for all; the others wait for it without a limit in time.
+        """
+        self.locate()
+        if self._missing() or not self.path.is_file():
+            self.locks.enter_context(lock(self.path.parent / ".lock", f"writes labels to {self.path.parent}"))
 
     def setup(self, stage: str) -> None:
         """Find the shards that are still to be labelled and take this rank's share."""
-        self.locate()
+        # One look for all: a rank that looks later may find another image, or a shard that is finished by then.
+        found: Any = None
+        if self.trainer.is_global_zero:
+            found = self.manifest, self.description, self.path, self._missing()
+        self.manifest, self.description, self.path, missing = self.trainer.strategy.broadcast(found)
         for source in self.given.values():
             source.check(self.manifest)
-        with explain_write_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.trainer.is_global_zero and (self._missing() or not self.path.is_file()):
-            purpose, remedy = f"writes labels to {self.path.parent}", "wait for it; what it finishes is not made again"
-            self.locks.enter_context(lock(self.path.parent, purpose, remedy))
-        self.todo = self._missing()[self.trainer.global_rank :: self.trainer.world_size]
+        if missing and self.trainer.is_global_zero:
+            self.path.unlink(missing_ok=True)  # lists a shard that is lost; made anew, it may have other bytes
+        self.todo = missing[self.trainer.global_rank :: self.trainer.world_size]
 
     def _missing(self) -> list[int]:
         """Return the positions of the shards that have no labels yet."""
@@ -156,17 +169,32 @@ class Labeler(LightningModule):
             finally:
                 self.pool.shutdown(cancel_futures=True)
             trainer.strategy.barrier("label shards")
-            self.locate()
             if trainer.is_global_zero and not self.path.is_file():
                 write_manifest(self._label_manifest())
             trainer.strategy.barrier("label manifest")
         return read_manifest(self.path, "labels")
 
     def _label_manifest(self) -> Manifest:
-        shards = []
+        """Return the manifest of the label shards, all of which are there.
+
+        Raises:
+            UserError: Some are not whole; they are removed.
+        """
+        shards, bad = [], []
         for shard in self.manifest.shards:
             path = self.path.parent / shard.file
-            shards.append(ShardInfo(shard.file, shard.samples, path.stat().st_size, sha256_file(path)))
+            index, problems = scan_shard(path)
+            if problems or len(index) != shard.samples:
+                bad.append(f"{shard.file} has {'; '.join([f'{len(index)} samples', *problems])}")
+                path.unlink()
+            else:
+                shards.append(ShardInfo(shard.file, shard.samples, path.stat().st_size, sha256_file(path)))
+        if bad:
+            raise UserError(
+                expected=f"whole shards of labels in {self.path.parent}",
+                found="; ".join(bad),
+                remedy="run `label` again: these are removed, and made anew",
+            )
         manifest = Manifest(self.path, "labels", self.manifest.name, shards)
         reader = ShardReader(manifest)
         num_masks = sum(reader.read(index)["json"].count(b'"rle"') for index in range(reader.num_samples))
