@@ -6,6 +6,10 @@ import hashlib
 import json
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import numpy as np
 import yaml
 from drawn_images import make_photos
 
-from unsam_lightning.manifest import read_manifest
+from unsam_lightning.manifest import read_manifest, scan_shard
 from unsam_lightning.pairs import decode_masks
 from unsam_lightning.shards import ShardReader
 from unsam_lightning.verify import verify_manifest
@@ -119,6 +123,42 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tiny_run: Path, t
     codes, log = command("label", "--config", tiny_run, log=tmp_path / "last.log")
     assert codes == [0], log[-3000:]
     assert digests(folder) == expected
+
+
+SLOW = """
+import sys, time
+from unsam_lightning.__main__ import main
+from unsam_lightning.pseudo_labels.labeler import Labeler
+
+label = Labeler._label
+Labeler._label = lambda *args: (time.sleep(0.2), label(*args))[1]
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_request_to_end_is_heard_and_whole_shards_stay(tiny_run: Path, tmp_path: Path) -> None:
+    scenes = (tmp_path / "train.yaml").read_text().replace("num_images: 12", "num_images: 35")
+    (tmp_path / "train.yaml").write_text(scenes)
+    args = ["label", "--config", str(tiny_run), "--num_threads", "1"]
+    with (tmp_path / "label.log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-c", SLOW, *args], stdout=log, stderr=log)
+        try:
+            while not list(tmp_path.glob("cache/tiny_train/*-labels-*/*.tar")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.terminate()
+            code = process.wait(60)
+        finally:
+            process.kill()
+    text = (tmp_path / "label.log").read_text()
+    assert code == 128 + signal.SIGTERM, text[-3000:]
+    assert "Traceback" not in text
+    folder = label_folder(tmp_path)
+    shards = [path for path in folder.iterdir() if path.name != ".lock"]
+    assert 1 <= len(shards) < 7  # and no manifest
+    for shard in shards:
+        index, problems = scan_shard(shard)
+        assert (len(index), problems) == (5, [])
 
 
 def test_previews_come_with_the_labels(tiny_run: Path, tmp_path: Path, command: Any) -> None:

@@ -8,6 +8,7 @@ Next in the tour: `benchmarks/label_candidates.py`.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from unsam_lightning.aside import lock
@@ -106,6 +108,8 @@ class Labeler(LightningModule):
 
     def predict_step(self, batch: LabelBatch, batch_idx: int) -> None:
         """Encode some images and hand them to the threads; collect what those made of the images before."""
+        if self.trainer.received_sigterm:  # Lightning keeps the signal to itself, and looks for it in other loops alone
+            raise SIGTERMException(128 + signal.SIGTERM)
         start = time.perf_counter()
         maps = [features.cpu() for features in self.maps(batch.images)]
         self.seconds["encode"] += time.perf_counter() - start
