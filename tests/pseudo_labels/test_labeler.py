@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,6 +96,25 @@ def test_the_result_does_not_depend_on_threads_or_batches(nano: UnSAM, tmp_path:
     packed = [pack(tmp_path / name, images) for name in ("one", "many")]
     make(nano, packed[0], threads=1)
     make(nano, packed[1], threads=4)
+    assert content(folder_of(packed[0])) == content(folder_of(packed[1]))
+
+
+def test_every_thread_has_work(nano: UnSAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, recipe = [noise(n, (40, 50)) for n in range(12)], LabelRecipe(images_per_batch=2)
+    packed = [pack(tmp_path / name, images) for name in ("few", "many")]
+    make(nano, packed[0], recipe, threads=1)
+    all_at_work, label = threading.Barrier(8), Labeler._label
+
+    def meet(*args: Any) -> tuple[bytes, float]:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            all_at_work.wait(0 if met else 30)
+            met.append(True)
+        return label(*args)
+
+    met: list[bool] = []
+    monkeypatch.setattr(Labeler, "_label", meet)
+    make(nano, packed[1], recipe, threads=8)
+    assert len(met) == 8
     assert content(folder_of(packed[0])) == content(folder_of(packed[1]))
 
 

@@ -119,7 +119,9 @@ class Labeler(LightningModule):
             for n, (image, name) in enumerate(zip(batch.images, batch.names, strict=True))
         ]
         self.at_work.append((batch, made))
-        if len(self.at_work) > 1:
+        # Two batches hide the encoder; two images a thread keep every one at work while the oldest is waited for.
+        at_most = 2 * max(self.recipe.images_per_batch, self.num_threads)
+        while sum(len(batch.keys) for batch, _ in self.at_work) > at_most:
             self._collect()
 
     def on_predict_end(self) -> None:
