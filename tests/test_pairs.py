@@ -170,6 +170,37 @@ def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
     assert all(sorted(order) == list(range(20)) for order in orders)
 
 
+def test_shards_without_samples_take_no_places() -> None:
+    # A cluster may hold another NumPy, and a run goes on in its order: the numbers themselves must stay.
+    order = sampler_of(shuffle_shards=2).order(3).tolist()
+    assert order == [
+        0,
+        17,
+        14,
+        16,
+        4,
+        3,
+        15,
+        2,
+        1,
+        13,
+        12,
+        9,
+        11,
+        19,
+        10,
+        8,
+        18,
+        7,
+        5,
+        6,
+    ]
+    few_of_many = BatchSampler([8] * 20 + [0] * 980, batch_size=4, seed=7).order(0)
+    assert sorted(few_of_many) == list(range(160))
+    assert len(set(few_of_many[:128] // 8)) == 16  # a whole window, and mixed
+    assert len(set(few_of_many[:32] // 8)) > 8
+
+
 def test_sample_seeds_differ_by_epoch_and_index_and_not_by_place() -> None:
     seeds = [pair for batch in many_epochs(10) for pair in batch]
     assert len({seed for _, seed in seeds}) == len(seeds) == 40

@@ -69,6 +69,7 @@ class BatchSampler:
         rng = np.random.default_rng((self.seed, epoch))
         ends = np.cumsum([0, *self.shard_sizes])
         shards = rng.permutation(len(self.shard_sizes))
+        shards = shards[np.diff(ends)[shards] > 0]  # else those that `train_images` leaves out take the windows' places
         windows = [shards[k : k + self.shuffle_shards] for k in range(0, len(shards), self.shuffle_shards)]
         parts = [np.concatenate([np.arange(ends[s], ends[s + 1]) for s in window]) for window in windows]
         return np.concatenate([rng.permutation(part) for part in parts])
