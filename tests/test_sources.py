@@ -1,3 +1,4 @@
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -65,6 +66,13 @@ def test_source_is_read_relative_to_its_file(tmp_path: Path) -> None:
 def test_incomplete_sources_are_user_errors(tmp_path: Path, fields: dict[str, Any], found: str) -> None:
     with pytest.raises(UserError, match=rf"source\.yaml; found {found}"):
         read_source(write_source(tmp_path, **fields))
+
+
+def test_a_folder_may_have_a_name_that_is_no_utf8(photos: Path, tmp_path: Path) -> None:
+    odd = photos.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    manifest = image_manifest(str(odd), tmp_path / "cache")
+    assert verify_manifest(manifest.path).num_samples == 3
+    assert image_manifest(str(odd), tmp_path / "cache") == manifest
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "", "{not: yaml", "a: 1"])

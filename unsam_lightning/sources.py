@@ -6,6 +6,7 @@ Next in the tour: `mask_sampling.py`.
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def image_manifest(images: str, cache_dir: Path) -> Manifest:
     if path.is_dir():
         # Two folders of one name must not meet in the cache.
         whole = path.resolve()
-        return pack_images(path, cache_dir / f"{whole.name}-{zlib.crc32(str(whole).encode()):08x}")
+        return pack_images(path, cache_dir / f"{whole.name}-{zlib.crc32(os.fsencode(whole)):08x}")
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise UserError(
             expected="an image manifest (.yaml), a source file (.yaml) or a folder of images",
