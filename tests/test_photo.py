@@ -1,7 +1,9 @@
+import errno
 import io
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from drawn_images import QUARTERS, draw, png, save
 from PIL import Image
 
+from unsam_lightning.errors import UserError
 from unsam_lightning.image_sample import decode_image
+from unsam_lightning.pack import pack_images
 from unsam_lightning.photo import Photo, prepare_photo, read_photo
 
 LIMITS = {"max_side": 1500, "max_pixels": 1_000_000}
@@ -182,6 +186,29 @@ def test_a_file_in_a_locked_folder_is_refused_with_the_reason(tmp_path: Path, mo
         patch.setattr(Path, "stat", refuse)
         assert prepare_photo(tmp_path / "a.png", **LIMITS) == "Permission denied"
     assert prepare_photo(tmp_path / ("x" * 5000), **LIMITS) == "File name too long"
+
+
+@pytest.mark.parametrize("name", ["stat", "read_bytes"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_passing_failure_is_no_reason_to_leave_an_image_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    for n in range(3):
+        save(tmp_path / "photos" / f"{n}.png", QUARTERS)
+
+    with monkeypatch.context() as patch:
+        original = getattr(Path, name)
+
+        def fail(path: Path, **options: bool) -> Any:
+            if path.name == "1.png":
+                raise OSError(number, os.strerror(number), str(path))
+            return original(path, **options)
+
+        patch.setattr(Path, name, fail)
+        with pytest.raises(UserError, match=rf"to read .*1\.png; found {os.strerror(number)}.*; run the same command"):
+            pack_images(tmp_path / "photos", tmp_path / "out")
+    manifest = pack_images(tmp_path / "photos", tmp_path / "out")
+    assert (manifest.num_samples, manifest.extra["broken"]) == (3, [])
 
 
 def test_files_that_are_no_images_are_refused_with_the_reason(tmp_path: Path) -> None:

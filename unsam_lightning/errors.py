@@ -6,6 +6,7 @@ traceback. Next in the tour: `batch.py`.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -13,6 +14,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+#: What the operating system says of one file or path, today and tomorrow.
+_LASTING = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}
 
 
 class UserError(Exception):
@@ -42,6 +46,25 @@ def exit_with_one_line() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def only_lasting_errors(path: Path) -> Iterator[None]:
+    """Let those errors of the operating system out of the block that say something of the file `path` itself.
+
+    Raises:
+        UserError: In place of all others, which may pass: a disk or a network that fails, too many open files.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _LASTING:
+            raise
+        raise UserError(
+            expected=f"to read {path}",
+            found=f"{error.strerror or error}, which may pass",
+            remedy="run the same command again, what is finished is kept; move the file away if it fails every time",
+        ) from error
 
 
 def printable(text: str) -> str:

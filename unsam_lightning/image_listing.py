@@ -10,7 +10,7 @@ import re
 import stat
 from pathlib import Path
 
-from unsam_lightning.errors import UserError
+from unsam_lightning.errors import UserError, only_lasting_errors
 
 #: Lower-case endings of the files that are taken; what is inside decides how they are read.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
@@ -71,7 +71,8 @@ def list_images(images_dir: Path, out_dir: Path, name: str) -> tuple[list[tuple[
 
 def _size(path: Path) -> int:
     try:
-        about = path.stat()
+        with only_lasting_errors(path):
+            about = path.stat()
     except OSError:  # `prepare_photo` meets it too, and says why in the list of broken files
         return -1
     return about.st_size if stat.S_ISREG(about.st_mode) else -1

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from unsam_lightning.errors import UserError, only_lasting_errors
+
 _UPRIGHT = {  # EXIF orientation -> what makes the image upright; 1 and unknown values mean "as it is"
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,7 +81,7 @@ def _or_reason(make: Callable[[], _Made]) -> _Made | str:
     """Return what `make` makes of a file, or why it cannot."""
     try:
         return make()
-    except MemoryError:  # the machine's state, not the file's
+    except (MemoryError, UserError):  # the machine's state, not the file's
         raise
     except FileNotFoundError:
         return "no such file"
@@ -91,9 +93,10 @@ def _or_reason(make: Callable[[], _Made]) -> _Made | str:
 
 def _read(path: Path, max_pixels: int) -> _Upright:
     """Decode a file; `ValueError` with the reason where it is not one to decode."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("not a regular file")
-    data = path.read_bytes()
+    with only_lasting_errors(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("not a regular file")
+        data = path.read_bytes()
     if not data:
         raise ValueError("empty file (0 bytes)")
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
