@@ -1,5 +1,10 @@
 """Stage 1 for one image, from features to a forest of masks: divide, conquer, lift to pixels, arrange.
 
+Source: UnSAM (arXiv 2406.20081) section 3.2 and UnSAMv2 (arXiv 2511.13714) section 3.3.
+Differs: The features are the whole image's, where the official pipeline encodes each instance's crop anew at 768 px for
+    its parts, and they are centred; nine thresholds down to 0.1, where the paper has five down to 0.5; masks are drawn
+    along the image's edges, where CascadePSP refines the official ones.
+
 Pure and deterministic. Next in the tour: `pseudo_labels/watershed.py`.
 """
 

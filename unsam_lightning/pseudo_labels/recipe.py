@@ -36,7 +36,8 @@ class LabelRecipe:
 
     Args:
         method: "regions" merges small regions that follow the image's edges; "divide_conquer" cuts and merges the
-            encoder's patches as the paper does. Their recall is measured by `benchmarks/label_recall.py`.
+            encoder's patches in the paper's way, see `divide_and_conquer.py` for what differs. Their recall is measured
+            by `benchmarks/label_recall.py`.
         region_levels: Encoder maps for "regions", in the order of its mixtures' weights.
         regions: Settings of "regions".
         divide_level: Encoder map that "divide_conquer" cuts into instances.
