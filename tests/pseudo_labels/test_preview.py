@@ -1,6 +1,7 @@
 """The contact sheets and the summary of a label manifest, on two images labelled by hand."""
 
 import json
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -75,6 +76,50 @@ def test_the_summary_by_hand(labelled):
     assert summary["tree_depth"] == {1: 1, 3: 1}
     assert summary["seconds_per_image"] == {"encode": 0.5}
     assert "seconds_per_image" not in summarise(labelled[1])
+
+
+def test_the_memory_of_a_summary_is_a_few_bytes_a_mask(tmp_path):
+    mask = {"rle": "", "granularity": 1.0, "parent": -1}
+    masks = [{**mask, "area": area} for area in range(1, 1001)]
+    label = json.dumps({"height": 100, "width": 100, "masks": masks}).encode()
+    with ShardWriter(tmp_path / "many-000000.tar") as writer:
+        for number in range(100):
+            writer.write(f"many-{number:08d}", {"json": label})
+    labels = Manifest(tmp_path / "many.yaml", "labels", "many", [writer.info])
+    tracemalloc.start()
+    try:
+        summary = summarise(labels)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert summary["masks"] == 100_000
+    assert summary["area_fraction"] == {
+        f"{q:g}": pytest.approx(q / 10, rel=0.03) for q in (0.05, 0.25, 0.5, 0.75, 0.95)
+    }
+    assert most < 24 * summary["masks"]
+
+
+def test_a_sheet_holds_one_mask_of_the_images_size_at_a_time(tmp_path):
+    image, side = np.zeros((1200, 1200, 3), np.uint8), 1200
+    (rle,) = encode_masks(np.ones((1, side, side), bool))
+    mask = {"rle": rle, "granularity": 1.0, "instance": 0, "parent": -1, "stage": "divide", "area": side * side}
+    label = json.dumps({"height": side, "width": side, "masks": [mask] * 60}).encode()
+    manifests = []
+    for kind, files in (
+        ("images", image_files(cv2.imencode(".jpg", image)[1].tobytes(), {"file": "large.jpg"})),
+        ("labels", {"json": label}),
+    ):
+        (tmp_path / kind).mkdir()
+        with ShardWriter(tmp_path / kind / "large-000000.tar") as writer:
+            writer.write("large-00000000", files)
+        manifests.append(Manifest(tmp_path / kind / "large.yaml", kind, "large", [writer.info]))
+    tracemalloc.start()
+    try:
+        contact_sheet(manifests[1], manifests[0], [0])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 60 * side * side
 
 
 def test_a_sheet_shows_instances_and_parts_where_they_are(labelled):
