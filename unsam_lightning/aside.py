@@ -93,27 +93,22 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(path: Path, purpose: str, remedy: str | None = None) -> Iterator[None]:
-    """Be the only process inside the block; the end of the process frees the lock in any case.
+def lock(path: Path, purpose: str) -> Iterator[None]:
+    """Be the only process inside the block: others wait, and say so. The end of a process frees its lock in any case.
 
-    Where the file system has no locks, as on some clusters, nobody can tell: none waits and none is refused.
+    Where the file system has no locks, as on some clusters, nobody can tell, and none waits.
 
     Args:
         path: A file, made where it is missing and left empty; or a folder, in which it is `.lock`.
         purpose: What only one process may do, for the line that is printed: "packs x into y".
-        remedy: What to do where another process is at it, for the error message; None waits for that one, and says so.
 
     Raises:
-        UserError: Another process is at it; or the file cannot be written or locked.
+        UserError: The file cannot be written or locked.
     """
     # Not the folder itself: NFS locks only what is open for writing.
     path = path / ".lock" if path.is_dir() else path
     has_said = False
     while (descriptor := _locked(path)) is None:
-        if remedy is not None:
-            raise UserError(
-                expected=f"to be the only one who {purpose}", found="another process that is at it", remedy=remedy
-            )
         if not has_said:
             print(f"waiting for another process, which {purpose}", flush=True)
             has_said = True

@@ -93,8 +93,7 @@ def pack_scenes(
         images_per_shard: Scenes in a shard.
 
     Raises:
-        UserError: Seeds that are the benchmark's, other scenes of this name in `out_dir`, which cannot be written, or
-            another process that packs them.
+        UserError: Seeds that are the benchmark's, or other scenes of this name in `out_dir`, or it cannot be written.
     """
     from unsam_lightning.scenes import FIRST_TEST_SEED
 
@@ -110,7 +109,7 @@ def pack_scenes(
     if packed is None:
         with explain_write_errors(out_dir):
             out_dir.mkdir(parents=True, exist_ok=True)
-        with lock(out_dir, f"packs {name} into {out_dir}", "wait for it, then run the same command again"):
+        with lock(out_dir, f"packs {name} into {out_dir}"):
             packed = _packed_scenes(path, options)  # by another process, since the look above
             if packed is None:
                 extra = {"source": "procedural scenes of unsam_lightning", "licence": "Apache-2.0", "options": options}
