@@ -163,6 +163,7 @@ class UnSAMData(LightningDataModule):
             collate_fn=partial(collate, num_masks=self.masks_per_image),
             num_workers=self.num_workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=self.num_workers > 0,  # new ones for each epoch would take seconds
         )
 
     @property
@@ -219,8 +220,7 @@ class UnSAMData(LightningDataModule):
         items: ConcatDataset[BenchmarkItem] = ConcatDataset([BenchmarkImages(dataset) for dataset in datasets])
         # Strided by rank, without the padding that a DistributedSampler repeats images for.
         mine = Subset(items, list(range(self.trainer.global_rank, len(items), self.trainer.world_size)))
-        # An image of SA-1B with its masks is about a gigabyte: few are read ahead, and measuring one takes longer.
-        workers = min(self.num_workers, 2)
+        workers = min(self.num_workers, 2)  # an image of SA-1B with its masks is about a gigabyte: few are read ahead
         return DataLoader(mine, batch_size=None, num_workers=workers, prefetch_factor=1 if workers else None)
 
 

@@ -84,6 +84,17 @@ def passes_at_once(decode: PromptDecoder) -> int:
 
 
 @contextmanager
+def in_threads() -> Iterator[Callable[..., Any]]:
+    """Yield a `map` by as many threads as torch has, for work on the CPU that lets go of the interpreter."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
+
+
+@contextmanager
 def several_at_once(decode: PromptDecoder) -> Iterator[Callable[..., Any]]:
     """Yield a `map` that calls functions in parallel threads where `decode` is faster so; see `passes_at_once`."""
     threads = passes_at_once(decode)

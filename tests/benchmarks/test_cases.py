@@ -2,8 +2,8 @@ import numpy as np
 
 from unsam_lightning.benchmarks.cases import choose_cases, draw_case
 from unsam_lightning.benchmarks.evaluate import ImageResult
-from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.pairs import encode_masks
 
 MASK = np.zeros((20, 30), dtype=bool)

@@ -1,5 +1,6 @@
 """Lock-step sessions against the same sessions run one by one."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from unsam_lightning.benchmarks import budget, interactive
-from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
+from unsam_lightning.benchmarks.interactive import evaluate_interactive
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.decoder import Decoded
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
@@ -138,6 +140,26 @@ def test_memory_changes_nothing_but_the_passes(sample: EvalSample, monkeypatch: 
     assert small.passes[:6] == [(2, 1), (2, 1), (2, 1), (7, 1), (7, 1), (6, 1)]
     assert large.passes[:4] == [(3, 1), (3, 1), (3, 1), (30, 1)]  # all sessions of a method at once
     assert max(clicks for _, clicks in large.passes) == 4
+
+
+def test_threads_change_nothing_but_the_time(sample: EvalSample, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+    next_click = Clicker.next_click
+
+    def noted(self: Clicker, mask: np.ndarray) -> Click:
+        threads.add(threading.get_ident())
+        return next_click(self, mask)
+
+    monkeypatch.setattr(Clicker, "next_click", noted)
+    results, before = [], torch.get_num_threads()
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            results.append(evaluate_interactive(DiscModel(), "embedding", sample, max_clicks=6))
+            assert len(threads) > (count > 1)
+    finally:
+        torch.set_num_threads(before)
+    assert results[0] == results[1]
 
 
 def test_too_little_memory_is_refused(sample: EvalSample) -> None:

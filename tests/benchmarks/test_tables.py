@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
-from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.benchmarks.objects import object_rows, objects_from_csv, objects_to_csv
 from unsam_lightning.benchmarks.printing import print_table, sessions_note
+from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.benchmarks.tables import Row, dial_numbers, iou_by_granularity, remarks, tabulate, to_csv, to_json
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP

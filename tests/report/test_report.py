@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
-from unsam_lightning.benchmarks.interactive import METHODS, SessionResult
 from unsam_lightning.benchmarks.objects import AUTOMATIC, object_rows, objects_to_csv
+from unsam_lightning.benchmarks.sessions import METHODS, SessionResult
 from unsam_lightning.benchmarks.tables import iou_by_granularity, tabulate, to_json
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unsam_lightning.benchmarks.evaluate import ImageResult
-from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.pairs import decode_masks
 from unsam_lightning.segment.render import mark_clicks, overlay, tile_rows
 

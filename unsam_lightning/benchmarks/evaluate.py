@@ -14,8 +14,9 @@ import torch
 from unsam_lightning.benchmarks.baselines import felzenszwalb_masks, otsu_masks
 from unsam_lightning.benchmarks.boundaries import boundary_counts
 from unsam_lightning.benchmarks.dial_sweeps import DialSweeps
-from unsam_lightning.benchmarks.interactive import SessionResult, evaluate_interactive
+from unsam_lightning.benchmarks.interactive import evaluate_interactive
 from unsam_lightning.benchmarks.sample import EvalSample, Remark
+from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.benchmarks.whole_image import Proposals, mask_recall, proposal_recall, propose_masks
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import UserError

@@ -2,7 +2,7 @@
 
 What `torch.nn.functional.interpolate(logits, size, mode="bilinear") > 0` gives, pixel by pixel, in a fraction of the
 time: where four neighbouring logits have one sign, so has everything between them. Next in the tour:
-`benchmarks/interactive.py`.
+`benchmarks/sessions.py`.
 """
 
 from __future__ import annotations

@@ -6,11 +6,9 @@ untouched SAM-2 and the tuned model. Next in the tour: `benchmarks/whole_image.p
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,66 +19,24 @@ from unsam_lightning.automatic import choose_granularity
 from unsam_lightning.benchmarks.budget import prompts_within
 from unsam_lightning.benchmarks.full_size import full_size_mask
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sessions import METHODS, Method, Session, SessionResult, finished, start_sessions
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.boundary import boundary_iou
-from unsam_lightning.metrics.clicker import Click, Clicker
+from unsam_lightning.metrics.clicker import Click
 from unsam_lightning.model import UnSAM
-from unsam_lightning.one_image import Precision, PromptDecoder, passes_at_once, prompt_decoder, several_at_once
+from unsam_lightning.one_image import (
+    Precision,
+    PromptDecoder,
+    in_threads,
+    passes_at_once,
+    prompt_decoder,
+    several_at_once,
+)
 from unsam_lightning.pairs import encode_masks
-
-#: Stock SAM-2 with its single mask; with the one of its three masks at the first click that it gives the best score,
-#: and its single mask after that, as the sam2 package's settings have it (`multimask_max_pt_num: 1`); with the best of
-#: its three masks at every click by true IoU; the adapter at a granularity.
-Method = Literal["base_single", "base_own_choice", "base_best_of_three", "tuned"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 #: Called once for each object, after its first click: position of the object, the sweep's masks (G, H, W), the click.
 SweepListener: TypeAlias = Callable[[int, npt.NDArray[np.bool_], Click], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionResult:
-    """One finished session.
-
-    Args:
-        mask_id: Which ground-truth mask.
-        method: Which model judged, and how many tries it had for each click.
-        granularity: Of the tuned model; None for the base.
-        ious: IoU after each click, float32 values. A tuned session ends early when another granularity of the same
-            object has reached the target (no oracle would choose it any more), unless its granularity is a fixed one
-            or the model's own choice.
-        is_automatic: Whether this is the granularity that the model chose by itself after the first click.
-        first_click: Row and column of the first click, the same for all sessions of an object.
-        first_mask: What the first click gave, as COCO RLE counts, of the base's single mask and the automatic one.
-        first_boundary_iou: Boundary IoU of what the first click gave; ignored pixels are cut out of both masks.
-    """
-
-    mask_id: str
-    method: Method
-    granularity: float | None
-    ious: list[float]
-    is_automatic: bool = False
-    first_click: tuple[int, int] = (0, 0)
-    first_mask: str | None = None
-    first_boundary_iou: float | None = None
-
-
-@dataclass(slots=True)
-class _Session:
-    """A session in progress; `logits` is the last mask at stride 4, the prompt of the next pass."""
-
-    mask: int
-    method: Method
-    granularity: float | None
-    clicker: Clicker
-    prediction: npt.NDArray[np.bool_]
-    ious: list[float] = field(default_factory=list)
-    logits: Tensor | None = None
-    is_automatic: bool = False
-    first_mask: str | None = None
-    first_boundary_iou: float | None = None
-    is_over: bool = False
 
 
 @torch.no_grad()
@@ -123,50 +79,37 @@ def evaluate_interactive(
     decode = prompt_decoder(model, embedding, precision)
     prompts = prompts_within(memory_gb / 2 / passes_at_once(decode), model, height, width)
     results: list[SessionResult] = []
-    with several_at_once(decode) as map_parts:
+    with in_threads() as map_sessions, several_at_once(decode) as map_parts:
         for first in range(0, len(sample.masks), at_a_time):
             objects = range(first, min(first + at_a_time, len(sample.masks)))
-            sessions = [session for n in objects for session in _start(sample.masks[n], n, methods)]
+            sessions = [session for n in objects for session in start_sessions(sample.masks[n], n, methods)]
             for click in range(max_clicks):
                 running = [session for session in sessions if not session.is_over]
                 for method in methods:
                     chosen = [session for session in running if session.method == method]
                     parts = [chosen[start : start + prompts] for start in range(0, len(chosen), prompts)]
-                    list(map_parts(partial(_advance, model, decode, method), parts))
+                    list(map_parts(partial(_advance, model, decode, method, map_sessions), parts))
                 if click == 0:
                     _choose(model, decode, [s for s in sessions if s.method == "tuned"], prompts)
                     _note_first_click(sessions, sample.masks, on_sweep)
                 for session in running:
                     session.is_over = session.ious[-1] >= target or click + 1 == max_clicks
                 _end_hopeless(sessions, fixed)
-                list(map_parts(_click_again, [session for session in running if not session.is_over]))
-            results += [_result(session, sample.ids) for session in sessions]
+                going_on = [session for session in running if not session.is_over]
+                list(map_sessions(lambda session: session.clicker.next_click(session.prediction), going_on))
+            results += [finished(session, sample.ids) for session in sessions]
     return results
 
 
-def _start(mask: npt.NDArray[np.int8], number: int, methods: Sequence[Method]) -> list[_Session]:
-    """Return the sessions of one object, all with the same first click."""
-    nothing = np.zeros(mask.shape, dtype=bool)
-    clicker = Clicker(mask)
-    clicker.next_click(nothing)
-    sessions = []
-    for method in methods:
-        for granularity in SWEEP if method == "tuned" else (None,):
-            own = copy.copy(clicker)  # the ground truth is shared, the clicks are not
-            own.clicks = list(clicker.clicks)
-            sessions.append(_Session(number, method, granularity, own, nothing))
-    return sessions
-
-
-def _sweeps(sessions: Sequence[_Session]) -> dict[int, list[_Session]]:
+def _sweeps(sessions: Sequence[Session]) -> dict[int, list[Session]]:
     """Return the sessions of each object, by its position."""
-    sweeps: dict[int, list[_Session]] = {}
+    sweeps: dict[int, list[Session]] = {}
     for session in sessions:
         sweeps.setdefault(session.mask, []).append(session)
     return sweeps
 
 
-def _choose(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], prompts: int) -> None:
+def _choose(model: UnSAM, decode: PromptDecoder, sessions: Sequence[Session], prompts: int) -> None:
     """Let the model choose a granularity for each object after its first click, without ground truth."""
     sweeps = list(_sweeps(sessions).values())
     for start in range(0, len(sweeps), prompts):
@@ -178,7 +121,7 @@ def _choose(model: UnSAM, decode: PromptDecoder, sessions: Sequence[_Session], p
 
 
 def _note_first_click(
-    sessions: Sequence[_Session], truths: npt.NDArray[np.int8], on_sweep: SweepListener | None
+    sessions: Sequence[Session], truths: npt.NDArray[np.int8], on_sweep: SweepListener | None
 ) -> None:
     """Keep what to show and to tell of the first click, and hand the sweeps on."""
     if on_sweep is not None:
@@ -191,7 +134,7 @@ def _note_first_click(
         session.first_boundary_iou = boundary_iou(session.prediction & (truth >= 0), truth == 1)
 
 
-def _end_hopeless(sessions: Sequence[_Session], fixed: Sequence[float]) -> None:
+def _end_hopeless(sessions: Sequence[Session], fixed: Sequence[float]) -> None:
     """End the sweep's sessions of objects that some granularity has finished; fixed and chosen ones go on."""
     finished = {s.mask for s in sessions if s.method == "tuned" and s.is_over}
     for session in sessions:
@@ -200,11 +143,9 @@ def _end_hopeless(sessions: Sequence[_Session], fixed: Sequence[float]) -> None:
             session.is_over = True
 
 
-def _click_again(session: _Session) -> None:
-    session.clicker.next_click(session.prediction)
-
-
-def _advance(model: UnSAM, decode: PromptDecoder, method: Method, sessions: Sequence[_Session]) -> None:
+def _advance(
+    model: UnSAM, decode: PromptDecoder, method: Method, map_sessions: Callable[..., Any], sessions: Sequence[Session]
+) -> None:
     """Predict one more mask for sessions that have equally many clicks, and note its IoU."""
     size = sessions[0].prediction.shape
     previous = [s.logits for s in sessions if s.logits is not None]
@@ -215,7 +156,8 @@ def _advance(model: UnSAM, decode: PromptDecoder, method: Method, sessions: Sequ
         method == "base_best_of_three" or (method == "base_own_choice" and not previous),
     )
     scores = decoded.iou.float().cpu().numpy()  # (P, M)
-    for session, logits, small, score in zip(sessions, decoded.masks, decoded.masks.float().cpu(), scores, strict=True):
+
+    def judge(session: Session, logits: Tensor, small: Tensor, score: npt.NDArray[np.float32]) -> None:
         tried = [int(np.argmax(score))] if method == "base_own_choice" else range(len(score))
         masks = [full_size_mask(small[number], (size[0], size[1])) for number in tried]
         ious = [session.clicker.iou(mask) for mask in masks]
@@ -224,26 +166,13 @@ def _advance(model: UnSAM, decode: PromptDecoder, method: Method, sessions: Sequ
         session.prediction, session.logits = masks[place], logits[tried[place]][None].float().clone()
         session.ious.append(ious[place])
 
+    list(map_sessions(judge, sessions, decoded.masks, decoded.masks.float().cpu(), scores))
 
-def _clicks(model: UnSAM, sessions: Sequence[_Session]) -> tuple[Tensor, Tensor]:
+
+def _clicks(model: UnSAM, sessions: Sequence[Session]) -> tuple[Tensor, Tensor]:
     """Return points (P, K, 2) in pixels of the model's frame and labels (P, K) of sessions with K clicks each."""
     height, width = sessions[0].prediction.shape
     clicks = np.array([[(x, y, positive) for y, x, positive in s.clicker.clicks] for s in sessions], dtype=np.float32)
     scale = np.array([model.image_size / width, model.image_size / height], dtype=np.float32)
     points = torch.from_numpy(clicks[..., :2] * scale).to(model.device)
     return points, torch.from_numpy(clicks[..., 2]).to(model.device)
-
-
-def _result(session: _Session, ids: Sequence[str]) -> SessionResult:
-    y, x, _ = session.clicker.clicks[0]
-    return SessionResult(
-        mask_id=ids[session.mask],
-        method=session.method,
-        granularity=session.granularity,
-        # Rounded at the end only: sessions stop by float64, as RITM's do.
-        ious=np.array(session.ious, dtype=np.float32).tolist(),
-        is_automatic=session.is_automatic,
-        first_click=(y, x),
-        first_mask=session.first_mask,
-        first_boundary_iou=session.first_boundary_iou,
-    )

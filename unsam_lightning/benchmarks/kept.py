@@ -20,8 +20,8 @@ import torch
 from unsam_lightning import __version__
 from unsam_lightning.aside import write_text_aside
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
-from unsam_lightning.benchmarks.interactive import SessionResult
 from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.model import UnSAM
 
 

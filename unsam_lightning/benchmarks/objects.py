@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
-from unsam_lightning.benchmarks.interactive import SessionResult
+from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.interactive import choose_granularity, number_of_clicks, summarize_sessions
