@@ -38,6 +38,7 @@ def tiny_run(tmp_path: Path) -> Path:
     config.write_text(
         f"""
 model:
+  losses: {{consistency: 0.5, contrast: 0.1}}
   prompting: {{num_corrections: 1}}
   lr: 1.0e-3
   evaluation: {{fixed: [0.5], points_per_side: 2, max_clicks: 2}}

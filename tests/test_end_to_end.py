@@ -29,7 +29,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     (root / "test.yaml").write_text(source)
     (root / "config.yaml").write_text(
         f"""
-model: {{prompting: {{num_corrections: 1}}, evaluation: {{fixed: [0.3, 1.0], points_per_side: 2, max_clicks: 3}}}}
+model:
+  prompting: {{num_corrections: 1}}
+  losses: {{consistency: 0.5, contrast: 0.1}}
+  evaluation: {{fixed: [0.3, 1.0], points_per_side: 2, max_clicks: 3}}
 data:
   images: {root}/photos
   benchmarks: [{root}/test.yaml]

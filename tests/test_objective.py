@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unsam_lightning import asking
 from unsam_lightning.asking import Prompting, shared_clicks
+from unsam_lightning.benchmarks.step_memory import ALL_TERMS
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 from unsam_lightning.objective import LossWeights, training_objective
@@ -42,7 +43,7 @@ def step(prompts_per_pass: int | None) -> tuple[float, dict[str, torch.Tensor], 
     model.decoder.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[2])))
     torch.manual_seed(0)
     result = training_objective(
-        model, views(), LossWeights(), Prompting(num_corrections=2, prompts_per_pass=prompts_per_pass)
+        model, views(), ALL_TERMS, Prompting(num_corrections=2, prompts_per_pass=prompts_per_pass)
     )
     torch.autograd.backward(result.loss)
     return result.loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, sizes
@@ -126,7 +127,10 @@ def test_boxes_and_the_order_term_take_part(box_share: float, monkeypatch: pytes
         return decode(embedding, points, labels, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model, "decode", watched)
-    result = training_objective(model, pair, LossWeights(order=1.0), Prompting(num_corrections=1, box_share=box_share))
+    weights = LossWeights(order=1.0, consistency=0.5)
+    result = training_objective(model, pair, weights, Prompting(num_corrections=1, box_share=box_share))
+        model, pair, LossWeights(order=1.0, consistency=0.5), Prompting(num_corrections=1, box_share=box_share)
+    )
     first = [2, 3] if box_share else [1]
     assert kinds[0] == first
     assert kinds[1][:-1] == first  # the correction adds a click
@@ -142,13 +146,13 @@ def test_what_weighs_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     model.sam.image_encoder.register_forward_pre_hook(lambda _module, args: calls.append(f"encode {len(args[0])}"))
     model.decoder.register_forward_pre_hook(lambda _module, args: calls.append("decode"))
     pair, practice = views(), Prompting(num_corrections=3)
-    everything = training_objective(model, pair, LossWeights(), practice)
+    everything = training_objective(model, pair, ALL_TERMS, practice)
     assert calls == ["encode 4", *["decode"] * 5]  # the first view's four answers, the second view's one
     one_view = replace(pair, second=None)
     for weights, prompting, passes in (
-        (LossWeights(consistency=0, contrast=0), practice, 4),
-        (LossWeights(consistency=0, contrast=0), replace(practice, first_share=1.0), 1),
-        (LossWeights(focal=0, dice=0, iou=0, consistency=0), practice, 1),
+        (LossWeights(), practice, 4),
+        (LossWeights(), replace(practice, first_share=1.0), 1),
+        (LossWeights(focal=0, dice=0, iou=0, contrast=0.1), practice, 1),
     ):
         calls.clear()
         terms = training_objective(model, one_view, weights, prompting).terms
@@ -159,7 +163,7 @@ def test_what_weighs_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_only_corrections_that_count_are_learnt_from() -> None:
-    model, pair, weights = UnSAM.from_pretrained("nano", seed=1).eval(), views(), LossWeights(consistency=0, contrast=0)
+    model, pair, weights = UnSAM.from_pretrained("nano", seed=1).eval(), views(), LossWeights()
     few = Prompting(num_corrections=4, counted_corrections=1, first_share=0.5)
     counted = few.counted(pair.seed)
     assert counted == few.counted(pair.seed)
@@ -187,7 +191,7 @@ def test_masks_that_the_second_view_does_not_show_take_part_without_it() -> None
     pair.other.valid = pair.other.valid.clone()
     pair.other.valid[0, :3] = False
     model = UnSAM.from_pretrained("nano", seed=1).eval()
-    weights, prompting = LossWeights(consistency=0, contrast=0), Prompting(num_corrections=0)
+    weights, prompting = LossWeights(), Prompting(num_corrections=0)
     counts = [
         training_objective(model, each, weights, prompting).num_masks for each in (pair, replace(pair, second=None))
     ]
@@ -196,7 +200,7 @@ def test_masks_that_the_second_view_does_not_show_take_part_without_it() -> None
 
 def test_the_teacher_teaches() -> None:
     model, teacher = (UnSAM.from_pretrained("nano", seed=1).eval() for _ in range(2))
-    weights, prompting = LossWeights(focal=0, dice=0, iou=0, contrast=0), Prompting()
+    weights, prompting = LossWeights(focal=0, dice=0, iou=0, consistency=0.5), Prompting()
 
     def loss() -> float:
         torch.manual_seed(0)

@@ -31,16 +31,16 @@ class LossWeights:
         focal: Focal loss of the granularity pairs.
         dice: Dice loss of the pairs.
         iou: L1 error of the predicted IoU.
-        consistency: Cross-view consistency.
-        contrast: Patch contrast.
+        consistency: Cross-view consistency; 0.5 is usual. Off, as contrast: experiments/README.md says what they gave.
+        contrast: Patch contrast; 0.1 is usual.
         order: Finer masks inside coarser ones of the same click; needs `--data.sampling paired`.
     """
 
     focal: float = 20.0
     dice: float = 1.0
     iou: float = 1.0
-    consistency: float = 0.5
-    contrast: float = 0.1
+    consistency: float = 0.0
+    contrast: float = 0.0
     order: float = 0.0
 
     def __post_init__(self) -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from unsam_lightning.asking import Prompting
-from unsam_lightning.benchmarks.step_memory import StorageCounter, main, noise_batch, peak_of_step
+from unsam_lightning.benchmarks.step_memory import ALL_TERMS, StorageCounter, main, noise_batch, peak_of_step
 from unsam_lightning.model import UnSAM
-from unsam_lightning.objective import LossWeights
 
 
 def test_storages_count_once_from_birth_to_end():
@@ -38,7 +37,7 @@ def test_passes_bound_the_memory_of_a_step(capsys: pytest.CaptureFixture[str]):
     model = UnSAM.from_pretrained("nano").train()
     batch = noise_batch(1, 12, model.image_size)
     peaks = [
-        peak_of_step(model, batch, LossWeights(), Prompting(num_corrections=1, prompts_per_pass=number))
+        peak_of_step(model, batch, ALL_TERMS, Prompting(num_corrections=1, prompts_per_pass=number))
         for number in (None, 2)
     ]
     assert peaks[1] < 0.6 * peaks[0]
