@@ -129,8 +129,6 @@ def test_boxes_and_the_order_term_take_part(box_share: float, monkeypatch: pytes
     monkeypatch.setattr(model, "decode", watched)
     weights = LossWeights(order=1.0, consistency=0.5)
     result = training_objective(model, pair, weights, Prompting(num_corrections=1, box_share=box_share))
-        model, pair, LossWeights(order=1.0, consistency=0.5), Prompting(num_corrections=1, box_share=box_share)
-    )
     first = [2, 3] if box_share else [1]
     assert kinds[0] == first
     assert kinds[1][:-1] == first  # the correction adds a click
