@@ -1,4 +1,3 @@
-import contextlib
 import errno
 import fcntl
 import os
@@ -73,25 +72,21 @@ def test_leftovers_of_killed_writers_go_and_those_of_others_stay(tmp_path: Path)
     assert sorted(each.name for each in tmp_path.iterdir()) == [".other.yaml.01234567.tmp", "[m].yaml"]
 
 
-def test_folder_that_another_removes_while_it_is_empty_is_made_again(tmp_path: Path) -> None:
-    done = threading.Event()
+def test_folder_that_another_removes_while_it_is_empty_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, removals, create = tmp_path / "a" / "b" / "file", [3], os.open
 
-    def remove() -> None:
-        while not done.is_set():
-            for folder in (tmp_path / "a" / "b", tmp_path / "a"):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+    def late(file: Path, *options: int) -> int:
+        if removals[0]:
+            removals[0] -= 1
+            shutil.rmtree(tmp_path / "a")
+        return create(file, *options)
 
-    remover = threading.Thread(target=remove)
-    remover.start()
-    try:
-        for _ in range(300):
-            path = tmp_path / "a" / "b" / "file"
-            write_text_aside(path, "text")
-            path.unlink()
-    finally:
-        done.set()
-        remover.join()
+    monkeypatch.setattr(os, "open", late)
+    write_text_aside(path, "text")
+    assert removals == [0]
+    assert path.read_text() == "text"
 
 
 @pytest.mark.parametrize("name", ["folder", "folder/other"])
