@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from unsam_lightning.model import UnSAM
 
 
+#: Granularities that `segment` shows unless told; no default of its option, which may not be given with --automatic.
+_SHOWN = (0.1, 0.3, 0.6, 1.0)
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the defaults, where there is one."""
 
@@ -173,7 +177,7 @@ def segment(args: list[str]) -> None:
         nargs="+",
         type=_granularity,
         help=f"from 0.1 to 1.0, or {', '.join(f'{name} ({value:g})' for name, value in LEVELS.items())}; "
-        "0.1 0.3 0.6 1.0 unless told",
+        f"{' '.join(f'{value:g}' for value in _SHOWN)} unless told",
     )
     parser.add_argument(
         "--automatic", action="store_true", help="the levels the image offers there, the first choice *"
@@ -200,7 +204,7 @@ def segment(args: list[str]) -> None:
     model = _on_device(UnSAM.from_pretrained(options.checkpoint, options.config, **base), options.device)
     if not model.is_tuned:
         print(f"note: {options.checkpoint} has no trained adapter: all granularities give about SAM's own mask")
-    predictor, granularities, first_choice = Predictor(model, image), options.granularity or [0.1, 0.3, 0.6, 1.0], None
+    predictor, granularities, first_choice = Predictor(model, image), options.granularity or _SHOWN, None
     if options.automatic:
         masks, granularities, ious, first_choice = predictor.offer(clicks, labels)
     else:

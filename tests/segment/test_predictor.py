@@ -1,3 +1,4 @@
+import warnings
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,12 @@ def test_stock_sam_gives_one_mask(predictor: Predictor) -> None:
 
 
 def test_array_arguments_and_a_flipped_image(model: UnSAM, photo: np.ndarray) -> None:
-    flipped = Predictor(model, photo[:, ::-1])
+    only_read = photo.copy()
+    only_read.flags.writeable = False  # as `np.asarray` of a Pillow image is
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flipped = Predictor(model, only_read[:, ::-1])
+        Predictor(model, only_read)
     copied = Predictor(model, photo[:, ::-1].copy())
     for one, two in zip(flipped.predict(np.array([[3.5, 9]]), np.array([1]), np.array([0.2, 0.9])),
                         copied.predict([[3.5, 9]], [1], [0.2, 0.9]), strict=True):  # fmt: skip

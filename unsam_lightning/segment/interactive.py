@@ -76,7 +76,7 @@ class Predictor:
             )
         self.model = model
         self.height, self.width = image.shape[:2]
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None]
         self.embedding = model.encode(pixels.to(model.device))
 
     @torch.no_grad()
