@@ -99,14 +99,12 @@ def lock(path: Path, purpose: str) -> Iterator[None]:
     Where the file system has no locks, as on some clusters, nobody can tell, and none waits.
 
     Args:
-        path: A file, made where it is missing and left empty; or a folder, in which it is `.lock`.
+        path: A file, made where it is missing, with its folder, and left empty.
         purpose: What only one process may do, for the line that is printed: "packs x into y".
 
     Raises:
         UserError: The file cannot be written or locked.
     """
-    # Not the folder itself: NFS locks only what is open for writing.
-    path = path / ".lock" if path.is_dir() else path
     has_said = False
     while (descriptor := _locked(path)) is None:
         if not has_said:

@@ -24,6 +24,7 @@ from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import MAX_GRANULARITY, SWEEP, check_granularity
 from unsam_lightning.lora import LoRALinear
 from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import image_tensor
 from unsam_lightning.scenes import FIRST_TEST_SEED, make_scene
 from unsam_lightning.state_dicts import OFFICIAL_LORA_SCALE, join_official, write_checkpoint, write_safetensors
 
@@ -208,7 +209,7 @@ def agreement(model: UnSAM, state: dict[str, Tensor], granularity: float, num_sc
     labels = torch.ones_like(clicks[..., 0])
     ious: dict[bool, list[Tensor]] = {False: [], True: []}  # by whether unstable masks are replaced
     for seed in range(FIRST_TEST_SEED, FIRST_TEST_SEED + num_scenes):
-        image = torch.from_numpy(make_scene(seed, 256).image).permute(2, 0, 1)[None].to(model.device)
+        image = image_tensor(make_scene(seed, 256).image, model.device)
         embedding = model.encode(image)
         ours = model.decode(embedding, clicks, labels, granularity).masks > 0
         for replaced, rows in ious.items():

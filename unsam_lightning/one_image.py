@@ -1,6 +1,6 @@
 """Many prompts on one image, without gradients: the masks of `UnSAM.decode`, to rounding, with LoRA merged only once.
 
-    decode = prompt_decoder(model, model.encode(image))
+    decode = prompt_decoder(model, model.encode(image_tensor(image, model.device)))
     masks, iou = decode(clicks, labels, granularity)
 
 Stock SAM-2 too runs by `two_way.py` here, equal to rounding; `UnSAM.decode` runs the stock modules, equal bit for bit.
@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -41,6 +43,12 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 #: points (P, K, 2), labels (P, K), granularity (P,) or None, mask prompts (P, 1, h, w) or None, multimask.
 PromptDecoder: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, bool], Answer]
+
+
+def image_tensor(image: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Return an RGB image, uint8 (H, W, 3), as the batch of one, uint8 (1, 3, H, W), that `UnSAM.encode` takes."""
+    # PIL's arrays cannot be written to, and torch warns of those: they are copied.
+    return torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None].to(device)
 
 
 def prompt_decoder(model: UnSAM, embedding: Embedding, precision: Precision = "float32") -> PromptDecoder:

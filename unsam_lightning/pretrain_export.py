@@ -23,6 +23,7 @@ from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.commands import CommandParser
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import image_tensor
 from unsam_lightning.pretrain_passes import decode_all
 from unsam_lightning.prompts import deepest_pixel
 from unsam_lightning.sources import eval_dataset
@@ -67,7 +68,7 @@ def one_click_iou(
     rows = []
     for sample in samples:
         masks = sample.masks[(sample.masks == 1).sum((1, 2)) >= max(1, min_area_px)]
-        embedding = model.encode(torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device))
+        embedding = model.encode(image_tensor(sample.image, model.device))
         for first in range(0, len(masks), prompts_per_pass):
             truth = masks[first : first + prompts_per_pass]
             height, width = truth.shape[1:]

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from unsam_lightning.aside import explain_write_errors, lock
+from unsam_lightning.aside import lock
 from unsam_lightning.benchmarks.open_reader import open_images
 from unsam_lightning.benchmarks.subset import EvalSubset
 from unsam_lightning.errors import UserError, is_file, is_folder
@@ -107,9 +107,7 @@ def pack_scenes(
     path = out_dir / f"{name}.yaml"
     packed = _packed_scenes(path, options)
     if packed is None:
-        with explain_write_errors(out_dir):
-            out_dir.mkdir(parents=True, exist_ok=True)
-        with lock(out_dir, f"packs {name} into {out_dir}"):
+        with lock(out_dir / ".lock", f"packs {name} into {out_dir}"):
             packed = _packed_scenes(path, options)  # by another process, since the look above
             if packed is None:
                 extra = {"source": "procedural scenes of unsam_lightning", "licence": "Apache-2.0", "options": options}

@@ -10,10 +10,10 @@ from scipy.ndimage import distance_transform_edt
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.interactive import (
-    choose_granularity,
     click_session,
     iou_curve,
     number_of_clicks,
+    oracle_granularity,
     summarize_sessions,
 )
 
@@ -149,7 +149,7 @@ def test_choice_equals_graco(shared, case):
             np.testing.assert_array_equal(session[0], np.array(expected["ious"], dtype=np.float32))
         else:
             assert_follows_the_rule_up_to_ties(expected, case, gt, granularity)
-    chosen = choose_granularity(sessions, "graco")
+    chosen = oracle_granularity(sessions, "graco")
     assert chosen == case["chosen_index"]
     assert SWEEP[chosen] == case["chosen_granularity"]
     np.testing.assert_array_equal(sessions[chosen][0], np.array(case["ious"], dtype=np.float32))
@@ -157,10 +157,10 @@ def test_choice_equals_graco(shared, case):
 
     one_past_best = cut(sessions, beyond=1)
     assert any(len(short) < len(full[0]) for short, full in zip(one_past_best, sessions, strict=True))
-    assert choose_granularity(one_past_best, "graco") == chosen
-    assert choose_granularity(one_past_best, "graco", target=0.9) == chosen
+    assert oracle_granularity(one_past_best, "graco") == chosen
+    assert oracle_granularity(one_past_best, "graco", target=0.9) == chosen
     fewest = min(len(session[0]) for session in sessions)  # lock-step: all stop when the first arrives
-    assert choose_granularity([session[0][:fewest] for session in sessions], "graco", target=0.9) == chosen
+    assert oracle_granularity([session[0][:fewest] for session in sessions], "graco", target=0.9) == chosen
 
 
 def cut(sessions, beyond):
@@ -182,43 +182,43 @@ def test_choice_does_not_depend_on_the_cut():
             reached = ious >= np.float32(0.9)
             sessions.append((ious[: np.argmax(reached) + 1] if reached.any() else ious, []))
         expected = min(range(10), key=lambda k: (len(sessions[k][0]), -sessions[k][0][0], k))
-        assert choose_granularity(sessions, "graco") == expected
-        assert choose_granularity(cut(sessions, beyond=1), "graco") == expected
-        assert choose_granularity(sessions, "graco", target=0.9) == expected
+        assert oracle_granularity(sessions, "graco") == expected
+        assert oracle_granularity(cut(sessions, beyond=1), "graco") == expected
+        assert oracle_granularity(sessions, "graco", target=0.9) == expected
 
 
 def test_choice_by_each_mode():
     sessions = [[0.1, 0.85, 0.92], [0.2, 0.5, 0.91], [0.6, 0.7, 0.8, 0.95], [0.6, 0.7, 0.95]]
-    assert choose_granularity(sessions, "graco") == 3  # three clicks three times; highest first IoU 0.6
-    assert choose_granularity(sessions, "best_noc80") == 0  # 2, 3, 3, 3 clicks
-    assert choose_granularity(sessions, "best_noc90") == 3
-    assert choose_granularity(sessions, "best_iou1") == choose_granularity(sessions, "best") == 2  # first of two 0.6
-    assert choose_granularity([*sessions, [float("nan")] * 20], "best") == 2
+    assert oracle_granularity(sessions, "graco") == 3  # three clicks three times; highest first IoU 0.6
+    assert oracle_granularity(sessions, "best_noc80") == 0  # 2, 3, 3, 3 clicks
+    assert oracle_granularity(sessions, "best_noc90") == 3
+    assert oracle_granularity(sessions, "best_iou1") == oracle_granularity(sessions, "best") == 2  # first of two 0.6
+    assert oracle_granularity([*sessions, [float("nan")] * 20], "best") == 2
 
 
 def test_none_reaching_the_target_goes_to_the_highest_first_iou():
     sessions = [np.full(20, 0.3), np.full(20, 0.5), np.full(20, 0.4)]
-    assert choose_granularity(sessions, "graco") == choose_granularity(sessions, "graco", target=0.9) == 1
+    assert oracle_granularity(sessions, "graco") == oracle_granularity(sessions, "graco", target=0.9) == 1
 
 
 def test_a_session_cut_too_early_is_refused():
-    assert choose_granularity([[0.1, 0.2], [0.3, 0.9]], "best_noc90") == 1  # could need 3 clicks at best: no matter
+    assert oracle_granularity([[0.1, 0.2], [0.3, 0.9]], "best_noc90") == 1  # could need 3 clicks at best: no matter
     with pytest.raises(UserError, match=r"session 0 stopped after 1 clicks at 0\.1"):
-        choose_granularity([[0.1], [0.3, 0.9]], "best_noc90")
+        oracle_granularity([[0.1], [0.3, 0.9]], "best_noc90")
     with pytest.raises(UserError, match=r"IoU 0\.95"):
-        choose_granularity([[0.1, 0.91], [0.3, 0.9]], "graco", target=0.95)
+        oracle_granularity([[0.1, 0.91], [0.3, 0.9]], "graco", target=0.95)
 
 
 @pytest.mark.parametrize("mode", ["oracle", "best_noc", "best_iou5", ""])
 def test_an_unknown_mode_is_refused(mode):
     with pytest.raises(UserError, match="best_noc80"):
-        choose_granularity([[0.5]], mode)
+        oracle_granularity([[0.5]], mode)
 
 
 @pytest.mark.parametrize("sessions", [[], [[0.5], []]])
 def test_choice_needs_clicks(sessions):
     with pytest.raises(UserError, match="at least one click"):
-        choose_granularity(sessions, "graco")
+        oracle_granularity(sessions, "graco")
 
 
 def test_number_of_clicks_by_hand():

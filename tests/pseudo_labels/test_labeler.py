@@ -166,7 +166,7 @@ def test_a_second_process_waits_and_may_read_what_is_finished(
     images = pack(tmp_path / "odd", [noise(0, (64, 64))])
     manifest, _ = make(nano, images)
     shard, written = manifest.root / manifest.shards[0].file, content(manifest.root)
-    with ThreadPoolExecutor(1) as pool, lock(manifest.root, "tests"):
+    with ThreadPoolExecutor(1) as pool, lock(manifest.root / ".lock", "tests"):
         assert make(nano, images)[0] == manifest  # nothing to write
         shard.unlink()
         manifest.path.unlink()

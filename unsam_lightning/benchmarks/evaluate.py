@@ -23,7 +23,7 @@ from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.clicker import Clicker
 from unsam_lightning.model import UnSAM
-from unsam_lightning.one_image import Precision
+from unsam_lightning.one_image import Precision, image_tensor
 
 #: IoUs to which clicks are counted: NoC80, NoC85, NoC90; also NoC95 where the target is as high.
 THRESHOLDS = (0.8, 0.85, 0.9)
@@ -142,7 +142,7 @@ def evaluate_sample(
     remarks = [(one.mask_id, one.reason, one.detail, one.kept) for one in sample.remarks]
     if not sample.ids:
         return ImageResult(dataset=dataset, index=index, key=sample.key, num_masks=0, sessions=[], remarks=remarks)
-    image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device)
+    image = image_tensor(sample.image, model.device)
     embedding = model.encode(image)
     sweeps = DialSweeps(model, embedding, sample, config.memory_gb, config.precision)
     sessions = evaluate_interactive(

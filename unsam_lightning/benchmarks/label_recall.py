@@ -17,13 +17,13 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from unsam_lightning.benchmarks.label_candidates import Method, by_recipe, felzenszwalb, official_parts
 from unsam_lightning.benchmarks.sample import EvalSample
 from unsam_lightning.errors import exit_with_one_line
 from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import image_tensor
 from unsam_lightning.pseudo_labels.features import Level, encoder_features
 from unsam_lightning.pseudo_labels.recipe import LabelRecipe
 from unsam_lightning.pseudo_labels.regions import RegionConfig
@@ -123,7 +123,7 @@ def load_images(source: str, model: UnSAM, num_images: int | None) -> list[tuple
     loaded = []
     for index in range(len(dataset) if num_images is None else min(num_images, len(dataset))):
         sample = dataset[index]
-        frame = model.normalize(torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device))
+        frame = model.normalize(image_tensor(sample.image, model.device))
         features = encoder_features(model, frame, get_args(Level))
         loaded.append((sample, {level: features[level][0].cpu() for level in features}))
     return loaded

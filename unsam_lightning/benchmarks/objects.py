@@ -17,7 +17,7 @@ from unsam_lightning.benchmarks.evaluate import EvaluationConfig, ImageResult
 from unsam_lightning.benchmarks.sessions import SessionResult
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP
-from unsam_lightning.metrics.interactive import choose_granularity, number_of_clicks, summarize_sessions
+from unsam_lightning.metrics.interactive import number_of_clicks, oracle_granularity, summarize_sessions
 from unsam_lightning.source_file import Source
 
 AUTOMATIC = "automatic: the model chooses g"
@@ -156,7 +156,7 @@ def _modes(
 
 
 def _gracos_choice(sweep: Sequence[SessionResult], config: EvaluationConfig, oracle_target: float) -> _Mode:
-    chosen = sweep[choose_granularity([session.ious for session in sweep], "graco", oracle_target, config.max_clicks)]
+    chosen = sweep[oracle_granularity([session.ious for session in sweep], "graco", oracle_target, config.max_clicks)]
     # GraCo's session ends at its target: ours went on beyond, and another granularity's may have cut it short.
     ious = chosen.ious[: number_of_clicks(chosen.ious, oracle_target, config.max_clicks)]
     numbers = _numbers(ious, [t for t in config.thresholds if t <= oracle_target], config)

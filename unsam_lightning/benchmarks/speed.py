@@ -27,7 +27,7 @@ from unsam_lightning.errors import exit_with_one_line
 from unsam_lightning.granularity import SWEEP
 from unsam_lightning.metrics.proposals import AverageRecall
 from unsam_lightning.model import UnSAM
-from unsam_lightning.one_image import Precision
+from unsam_lightning.one_image import Precision, image_tensor
 from unsam_lightning.pairs import decode_masks
 from unsam_lightning.segment.stock import mask_generator
 from unsam_lightning.sources import eval_dataset
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _encode(model: UnSAM, sample: EvalSample) -> Embedding:
-    return model.encode(torch.from_numpy(sample.image).permute(2, 0, 1)[None].to(model.device))
+    return model.encode(image_tensor(sample.image, model.device))
 
 
 def _interactive(model: UnSAM, samples: list[EvalSample], precision: Precision) -> None:

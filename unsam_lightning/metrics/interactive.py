@@ -78,7 +78,7 @@ def number_of_clicks(ious: npt.ArrayLike, iou: float, max_clicks: int = 20) -> i
     return int(np.argmax(reached)) + 1 if reached.any() else max_clicks
 
 
-def choose_granularity(
+def oracle_granularity(
     sessions: Sequence[Session], mode: str = "graco", target: float | None = None, max_clicks: int = 20
 ) -> int:
     """Return the index of the granularity that an oracle with the ground truth in hand picks for one object.

@@ -17,6 +17,7 @@ from torchvision.transforms.functional import resize
 
 from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import image_tensor
 
 #: A map of the encoder: the trunk's own stages or the neck's outputs, with their stride in pixels of the frame.
 Level = Literal["trunk4", "trunk8", "trunk16", "trunk32", "neck4", "neck8", "neck16"]
@@ -72,7 +73,7 @@ class EncoderMaps(nn.Module):
 
     def forward(self, images: Images) -> list[Tensor]:
         """See `FrozenMaps`."""
-        frames = torch.cat([self.model.normalize(_to_tensor(image, self.model.device)) for image in images])
+        frames = torch.cat([self.model.normalize(image_tensor(image, self.model.device)) for image in images])
         return list(encoder_features(self.model, frames, self.levels).values())
 
 
@@ -132,7 +133,7 @@ class TimmMaps(nn.Module):
     def forward(self, images: Images) -> list[Tensor]:
         """See `FrozenMaps`; bfloat16 inside on a GPU."""
         frames = [
-            resize(_to_tensor(image, self.mean.device).float() / 255, [self.side, self.side], antialias=True)
+            resize(image_tensor(image, self.mean.device).float() / 255, [self.side, self.side], antialias=True)
             for image in images
         ]
         batch = (torch.cat(frames) - self.mean) / self.std
@@ -140,8 +141,3 @@ class TimmMaps(nn.Module):
             tokens = self.vit.forward_features(batch)  # (B, prefix + N, D)
         patches = tokens[:, self.vit.num_prefix_tokens :].float()
         return [patches.unflatten(1, (self.grid, self.grid))]
-
-
-def _to_tensor(image: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return an image as uint8 (1, 3, H, W)."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].to(device)

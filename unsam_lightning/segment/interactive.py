@@ -23,6 +23,7 @@ from unsam_lightning.decoder import Decoded
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import SWEEP, check_granularity
 from unsam_lightning.model import UnSAM
+from unsam_lightning.one_image import image_tensor
 from unsam_lightning.sweep import decode_in_passes
 
 
@@ -76,8 +77,7 @@ class Predictor:
             )
         self.model = model
         self.height, self.width = image.shape[:2]
-        pixels = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None]
-        self.embedding = model.encode(pixels.to(model.device))
+        self.embedding = model.encode(image_tensor(image, model.device))
 
     @torch.no_grad()
     def predict(
