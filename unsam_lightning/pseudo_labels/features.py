@@ -98,7 +98,7 @@ class TimmMaps(nn.Module):
             raise UserError(
                 expected=f"timm, which has {name}",
                 found="it is not installed",
-                remedy="pip install 'unsam-lightning[timm]'",
+                remedy="pip install '.[timm]' in the project's folder",
             ) from None
         source = {"pretrained_cfg_overlay": {"file": weights}} if weights not in (None, "random") else {}
         try:
