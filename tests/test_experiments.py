@@ -11,6 +11,9 @@ import yaml
 from lightning.pytorch.loggers import WandbLogger
 
 from unsam_lightning.cli import UnSAMCLI, main
+from unsam_lightning.pretrain import _PretrainCLI
+from unsam_lightning.pretrain import main as pretrain
+from unsam_lightning.pretrain_module import NanoPretraining
 from unsam_lightning.run_checkpoints import WholeCheckpoints
 from unsam_lightning.source_file import read_source
 
@@ -54,6 +57,15 @@ def test_ablation_changes_the_experiment_it_names(path: Path, monkeypatch: pytes
     assert base.as_dict() != changed.as_dict()
     wanted = yaml.safe_load(path.read_text())
     assert _taken(changed.as_dict(), wanted) == wanted
+
+
+def test_pretraining_is_instantiated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built: list[NanoPretraining] = []
+    monkeypatch.setattr(_PretrainCLI, "_run_subcommand", lambda cli, _: built.append(cli.model))
+    path = ROOT / "experiments" / "pretrain_nano.yaml"
+    pretrain(["--config", str(path), "--trainer.default_root_dir", str(tmp_path)])
+    assert [(phase.frame, phase.steps) for phase in built[0].phases] == [(128, 6400), (256, 5400)]
+    _check_header(path)
 
 
 def _check_header(path: Path) -> None:

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from safetensors import safe_open
 
-from unsam_lightning import pretrain_module
-from unsam_lightning.backbone import build_sam
-from unsam_lightning.benchmarks.sample import EvalSample
+from unsam_lightning.backbone import NANO_WEIGHTS, build_sam, load_base
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.errors import UserError
 from unsam_lightning.losses.multimask import multimask_terms, pairwise_costs
@@ -21,11 +18,10 @@ from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain import main
 from unsam_lightning.pretrain_data import Phase, PhaseSampler, PromptBatch, ScenePrompts, choose_masks, noisy_box
-from unsam_lightning.pretrain_export import export_weights, load_exported, one_click_iou
+from unsam_lightning.pretrain_export import export_weights
 from unsam_lightning.pretrain_module import NanoPretraining
 from unsam_lightning.pretrain_passes import decode_all, encode_with_gradient, set_frame
-from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local
-from unsam_lightning.prompts import deepest_pixel
+from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local, steps_of
 from unsam_lightning.run_checkpoints import Checkpoints
 from unsam_lightning.scenes import make_scene
 
@@ -225,20 +221,29 @@ def test_resumed_run_equals_an_uninterrupted_one_and_is_exported(tmp_path: Path)
         assert torch.equal(a, b), name
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     out = tmp_path / "weights" / "nano.safetensors"
-    digest, step, start = export_weights(tmp_path / "last.ckpt", out)
-    assert (len(digest), step, start) == (64, 6, "random weights")
+    base, about = export_weights(tmp_path / "last.ckpt", out)
+    assert (about["steps"], about["start"]["weights"], about["architecture"]) == (6, "random weights", "nano")
     assert out.stat().st_size < 8e6
-    with safe_open(out, "pt") as file:
-        assert file.metadata()["steps"] == "6"
-    model = load_exported(out)
+    assert steps_of(str(out)) == 6
+    read_again = load_base(str(out), "nano").sam.state_dict()
     for name, value in resumed.average.module.state_dict().items():
-        assert torch.equal(model.sam.state_dict()[name], value.half().float()), name
+        assert torch.equal(base.sam.state_dict()[name], value.half().float()), name
+        assert torch.equal(read_again[name], base.sam.state_dict()[name]), name
     (tmp_path / "broken.ckpt").write_bytes(out.read_bytes()[:100])
     with pytest.raises(UserError, match="readable checkpoint"):
         export_weights(tmp_path / "broken.ckpt", out)
     torch.save({"model": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"a checkpoint of `pretrain`"):
         export_weights(tmp_path / "other.ckpt", out)
+    with pytest.raises(UserError, match=r"ends in \.safetensors"):
+        export_weights(tmp_path / "last.ckpt", tmp_path / "nano.pt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    content["state_dict"]["average.module.no_mem_embed"][0] = 1e6  # beyond float16
+    torch.save(content, tmp_path / "huge.ckpt")
+    before = out.read_bytes()
+    with pytest.raises(UserError, match="others in no_mem_embed"):
+        export_weights(tmp_path / "huge.ckpt", out)
+    assert out.read_bytes() == before
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -278,9 +283,24 @@ def test_a_run_can_start_from_weights(tmp_path: Path, capsys: pytest.CaptureFixt
     for name, value in module.average.module.state_dict().items():
         torch.testing.assert_close(value, bundled[name], msg=name)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    assert export_weights(tmp_path / "last.ckpt", tmp_path / "on.safetensors")[1:] == (1, "the weights nano")
+    out = tmp_path / "on.safetensors"
+    start = export_weights(tmp_path / "last.ckpt", out)[1]["start"]
+    assert start == {"weights": "nano", "sha256": sha256_file(NANO_WEIGHTS), "steps": steps_of("nano")}
+    assert steps_of(str(out)) == start["steps"] + 1
+    assert _module(weights=str(out)).start.steps == start["steps"] + 1
     with pytest.raises(UserError, match="checkpoint file"):
         _module(weights="nowhere.safetensors")
+    with pytest.raises(UserError, match="image_encoder"):
+        _module(weights="nano", architecture="tiny")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    module = _module(disc_steps=0)
+    with torch.no_grad():
+        module.sam.no_mem_embed.fill_(torch.nan)
+    with pytest.raises(RuntimeError, match=r"not finite at step 0, scenes \[0, 1\]"):
+        _trainer(tmp_path).fit(module)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -316,40 +336,35 @@ def test_command_goes_on_from_its_run_folder(tmp_path: Path, capsys: pytest.Capt
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
     with pytest.raises(UserError, match="config"):
         main(["--config", str(config), "--model.no_such_thing", "1"])
+    capsys.readouterr()
+    main(["export", str(last), "--hardware", "a core"])
+    card = (tmp_path / "moved" / "nano.md").read_text()
+    assert capsys.readouterr().out == card + "\n"
+    assert f"sha256 `{sha256_file(tmp_path / 'moved' / 'nano.safetensors')}`" in card
+    assert "3 steps, on a core" in card
+    assert "The last run: 3 at 64 px, 1 images x 2 prompts each, from scene 0" in card
 
 
-def test_deepest_pixel_counts_the_frame_as_outside() -> None:
-    mask = np.zeros((9, 12), dtype=np.bool_)
-    mask[0:3, 0:9] = True
-    assert deepest_pixel(mask)[1] == 1
-    mask[:] = True
-    assert deepest_pixel(mask)[1] == 4
-
-
-def test_one_click_iou_by_a_model_that_answers_with_known_masks(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = np.zeros((2, 64, 64), dtype=np.int8)
-    masks[0, :32], masks[1, 16:48, 16:48] = 1, 1
-    sample = EvalSample(key="a", image=np.zeros((64, 64, 3), dtype=np.uint8), masks=masks, ids=["0", "1"])
-    half, quarter = (torch.from_numpy(mask).float() * 20 - 10 for mask in masks)
-    answers = torch.stack((half, quarter, half, torch.full((64, 64), 10.0)))
-
-    def decode(*args: object) -> tuple[torch.Tensor, torch.Tensor, None]:
-        return answers.expand(2, -1, -1, -1), torch.tensor([[0.9, 0.1, 0.2, 0.7]]).expand(2, -1), None
-
-    monkeypatch.setattr("unsam_lightning.pretrain_export.decode_all", decode)
-    result = one_click_iou(UnSAM.from_pretrained("nano"), [sample])
-    overlap = 16 * 32 / (32 * 64 + 32 * 32 - 16 * 32)
-    assert result.num_masks == 2
-    assert result.best_of_three == pytest.approx(1.0)
-    assert result.single == pytest.approx((1 + overlap) / 2)
-    assert result.own_choice == pytest.approx((0.5 + 0.25) / 2)
-    with pytest.raises(UserError, match="5000 px"):
-        one_click_iou(UnSAM.from_pretrained("nano"), [sample], min_area_px=5000)
+@pytest.mark.filterwarnings("ignore")
+def test_command_goes_on_only_from_a_checkpoint_of_its_run(tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    _trainer(tmp_path, max_steps=1).fit(module := _module())
+    module.trainer.save_checkpoint(last)
+    given = ["--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+    with pytest.raises(UserError, match=r"to go on from .* start .*random weights.*; found start .*nano.*default_root"):
+        main([*given, "--model.weights", "nano"])
+    with pytest.raises(UserError, match="with first_image 0; found first_image 7"):
+        main([*given, "--model.first_image", "7"])
+    with pytest.raises(UserError, match="image_encoder"):
+        main([*given, "--model.architecture", "tiny"])
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="readable checkpoint"):
+        main(given)
 
 
 def test_the_card_is_that_of_the_bundled_weights() -> None:
-    weights = Path(pretrain_module.__file__).parent / "weights" / "nano.safetensors"
-    card = weights.with_suffix(".md").read_text()
-    assert f"{weights.stat().st_size / 1e6:.1f} MB, sha256 `{sha256_file(weights)}`" in card
-    with safe_open(weights, "pt") as file:
-        assert f"{int(file.metadata()['steps']):,} steps" in card
+    card = NANO_WEIGHTS.with_suffix(".md").read_text()
+    assert f"{NANO_WEIGHTS.stat().st_size / 1e6:.1f} MB, sha256 `{sha256_file(NANO_WEIGHTS)}`" in card
+    assert f"{steps_of('nano'):,} steps" in card

@@ -6,6 +6,7 @@ import torch
 from unsam_lightning.prompts import (
     boxes_of,
     correction_clicks,
+    deepest_pixel,
     depth,
     first_clicks,
     pixels_to_xy,
@@ -170,3 +171,11 @@ def test_boxes_reach_the_outer_edges() -> None:
     masks[0, 2:5, 1:7] = True
     masks[1] = True
     assert boxes_of(masks).tolist() == [[4, 8, 27, 19], [0, 0, 31, 31], [0, 0, 31, 31]]
+
+
+def test_deepest_pixel_counts_the_frame_as_outside() -> None:
+    mask = np.zeros((9, 12), dtype=np.bool_)
+    mask[0:3, 0:9] = True
+    assert deepest_pixel(mask)[1] == 1
+    mask[:] = True
+    assert deepest_pixel(mask)[1] == 4

@@ -40,7 +40,7 @@ _ONLY_IN_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpo
 OFFICIAL_TEMPERATURE = 100.0
 
 _NANO_YAML = Path(__file__).parent / "architectures" / "nano.yaml"
-_NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
+NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ def load_base(name_or_path: str, config: str | Path | None = None) -> Base:
             its architecture key by key.
     """
     if name_or_path == "nano":
-        state = read_state(_NANO_WEIGHTS)
-        return base_from_state(state, name="nano", sha256=sha256_file(_NANO_WEIGHTS), config="nano")
+        state, sha256 = read_state(NANO_WEIGHTS), sha256_file(NANO_WEIGHTS)
+        return base_from_state(state, name="nano", sha256=sha256, config=config if config is not None else "nano")
     path = Path(name_or_path)
     if is_file(path):
         state = read_state(path)

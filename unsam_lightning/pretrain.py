@@ -14,11 +14,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from torch.cuda import device_count
 
+from unsam_lightning.errors import UserError
 from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
 from unsam_lightning.pretrain_export import main as export
+from unsam_lightning.pretrain_export import read_pretraining
 from unsam_lightning.pretrain_module import NanoPretraining
 from unsam_lightning.quiet import quieten
 from unsam_lightning.run_checkpoints import Checkpoints, Requeue, WholeCheckpoints
+from unsam_lightning.state_dicts import load_strictly
 
 
 class _PretrainCLI(LightningCLI):
@@ -39,6 +42,20 @@ class _PretrainCLI(LightningCLI):
         if config.ckpt_path is None and last.is_file():
             print(f"going on from {last}")
             config.ckpt_path = str(last)
+
+    def before_fit(self) -> None:
+        """Refuse to go on from what is no checkpoint of this run."""
+        if self.config.fit.ckpt_path is None:
+            return
+        path = Path(self.config.fit.ckpt_path)
+        average, about = read_pretraining(path)
+        load_strictly(self.model.average.module, average, str(path))
+        if differing := [name for name, value in self.model.origin.items() if about[name] != value]:
+            raise UserError(
+                expected=f"to go on from {path} with {', '.join(f'{name} {about[name]}' for name in differing)}",
+                found=", ".join(f"{name} {self.model.origin[name]}" for name in differing),
+                remedy="give those, or another --trainer.default_root_dir for a run of its own",
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer that writes checkpoints and a CSV log into the run folder."""

@@ -5,6 +5,7 @@ Next in the tour: `pretrain_export.py`.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from unsam_lightning.losses.multimask import MultimaskTerms, multimask_terms
 from unsam_lightning.pretrain_data import MAX_TARGETS, Phase, PhaseSampler, PromptBatch, ScenePrompts
 from unsam_lightning.pretrain_optimizer import MuonAdamW
 from unsam_lightning.pretrain_passes import decode_all, encode_with_gradient, set_frame
-from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local
+from unsam_lightning.pretrain_start import RegionHead, Start, learn_discs, start_local, steps_of
 from unsam_lightning.prompts import correction_clicks
 
 
@@ -74,14 +75,17 @@ class NanoPretraining(LightningModule):
         self.box_share, self.correction_share, self.chain_weight = box_share, correction_share, chain_weight
         self.lr, self.warmup_steps, self.decay_share = lr, warmup_steps, decay_share
         self.weight_decay, self.num_workers, self.seed = weight_decay, num_workers, seed
-        self.first_image, self.start = first_image, "random weights" if weights is None else f"the weights {weights}"
+        self.architecture, self.first_image = architecture, first_image
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if weights is None:
                 self.sam = build_sam(architecture)
                 start_local(self.sam)
+                self.start = Start(weights="random weights", sha256="", steps=0)
             else:
-                self.sam = load_base(weights, architecture).sam
+                base = load_base(weights, architecture)
+                self.sam = base.sam
+                self.start = Start(weights=base.name, sha256=base.sha256, steps=steps_of(weights))
             self.regions = RegionHead(self.sam.hidden_dim)
         self.disc_steps, self.region_weight = disc_steps if weights is None else 0, region_weight
         self.average = AveragedModel(self.sam, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
@@ -128,6 +132,8 @@ class NanoPretraining(LightningModule):
         terms = MultimaskTerms(*(torch.stack(values).mean() for values in zip(*passes, strict=True)))
         loss = terms.single + terms.three + terms.iou + 0.05 * terms.score  # the score is 1 always: easily learnt
         loss = loss + self.region_weight * regions
+        if not torch.isfinite(loss):  # before anything takes it in: weights, their average, a checkpoint
+            raise RuntimeError(f"the loss is not finite at step {self.global_step}, scenes {batch.number.tolist()}")
         self.log("train/loss_regions", regions.detach())
         self.log_dict({f"train/loss_{name}": value.detach() for name, value in terms._asdict().items()})
         self.log_dict({f"train/iou_{name}": value for name, value in ious.items()}, prog_bar=True)
@@ -188,9 +194,16 @@ class NanoPretraining(LightningModule):
     def _answer_weights(self) -> Tensor:
         return torch.tensor([1.0] + [self.chain_weight] * (MAX_TARGETS - 1), device=self.device)
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a run cannot change on its way; with another it is another run."""
+        return {"start": asdict(self.start), "first_image": self.first_image, "seed": self.seed}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say where the run started, for the card."""
-        checkpoint["start"] = self.start
+        """Keep what the run is, for `pretrain` when it goes on and for the export."""
+        settings = ("architecture", "batch_size", "num_prompts", "lr", "decay_share")
+        about = self.origin | {name: getattr(self, name) for name in settings}
+        checkpoint["pretraining"] = about | {"phases": [asdict(phase) for phase in self.phases]}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take the new weights into the running average; here, for a checkpoint is written right after the step."""

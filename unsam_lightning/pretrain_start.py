@@ -1,4 +1,4 @@
-"""How the nano model starts: its decoder knows where a click is before it sees an image.
+"""How a pre-training starts: from weights, or so that the decoder knows where a click is before it sees an image.
 
 From plain random weights a SAM-2 spends its first hundreds of steps on a plateau, because position reaches the masks
 only through attention that does not yet attend by position. Two cheap steps and a head that is
@@ -8,11 +8,15 @@ thrown away spare that. Next in the tour: `pretrain_optimizer.py`.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+from unsam_lightning.backbone import NANO_WEIGHTS
 from unsam_lightning.decoder import Embedding
 from unsam_lightning.losses.multimask import best_of_masks, pairwise_costs
 from unsam_lightning.pretrain_passes import decode_all
@@ -24,6 +28,30 @@ _PEAK = 12.0
 _QUIET = 0.3
 #: Radii of the discs around a click, as shares of the frame: of the single mask, then of the three.
 _RADII = (0.15, 0.08, 0.2, 0.4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run of `pretrain` starts from.
+
+    Args:
+        weights: "random weights", or the name of a base.
+        sha256: Of the weights' file; empty for random weights.
+        steps: Optimizer steps of `pretrain` that are in the weights.
+    """
+
+    weights: str
+    sha256: str
+    steps: int
+
+
+def steps_of(weights: str) -> int:
+    """Return the steps of `pretrain` in "nano" or a file that it exported; 0 for other weights, which do not say."""
+    path = NANO_WEIGHTS if weights == "nano" else Path(weights)
+    if path.suffix != ".safetensors":
+        return 0
+    with safe_open(path, "pt") as file:
+        return int((file.metadata() or {}).get("steps", 0))
 
 
 @torch.no_grad()

@@ -19,17 +19,22 @@ class ScenesDataset(ImagesInOrder):
         num_images: Number of scenes, 0 or more.
         size: Side of the square scenes in pixels, in [32, 2048].
         first_seed: Seed of the first scene.
+        min_area_px: Smaller masks are left out.
 
     Raises:
-        UserError: If the number or the seed is negative, or (when a scene is made) the size is out of range.
+        UserError: If a number is negative, or (when a scene is made) the size is out of range.
     """
 
-    def __init__(self, num_images: int, size: int = 256, first_seed: int = FIRST_TEST_SEED) -> None:
-        for what, value in (("num_images", num_images), ("first_seed", first_seed)):
+    def __init__(
+        self, num_images: int, size: int = 256, first_seed: int = FIRST_TEST_SEED, min_area_px: int = 0
+    ) -> None:
+        numbers = {"num_images": num_images, "first_seed": first_seed, "min_area_px": min_area_px}
+        for what, value in numbers.items():
             if value < 0:
                 raise UserError(expected=f"{what} of 0 or more", found=str(value), remedy=f"give a larger {what}")
         self.name = f"scenes{size}"
         self._num_images, self._size, self._first_seed = num_images, size, first_seed
+        self._min_area_px = min_area_px
         self.keys = [f"scene{seed:07d}" for seed in range(first_seed, first_seed + num_images)]
 
     def __getitem__(self, index: int) -> EvalSample:
@@ -37,11 +42,13 @@ class ScenesDataset(ImagesInOrder):
         if not 0 <= index < self._num_images:
             raise IndexError(f"scene {index} of {self._num_images}")
         scene = self.scene(index)
+        large = np.flatnonzero(np.count_nonzero(scene.masks, axis=(1, 2)) >= self._min_area_px)
+        ids = mask_ids(scene.parent)
         return EvalSample(
             key=self.keys[index],
             image=scene.image,
-            masks=scene.masks.astype(np.int8),
-            ids=mask_ids(scene.parent),
+            masks=scene.masks[large].astype(np.int8),
+            ids=[ids[mask] for mask in large],
         )
 
     def scene(self, index: int) -> Scene:
