@@ -176,6 +176,14 @@ def test_benchmark_serves_scenes_that_training_never_sees():
         ScenesDataset(-1)
 
 
+def test_benchmark_leaves_out_small_masks_and_keeps_their_neighbours_names():
+    whole, large = (ScenesDataset(1, size=64, min_area_px=area)[0] for area in (0, 100))
+    wanted = [mask for mask, pixels in enumerate(whole.masks) if (pixels == 1).sum() >= 100]
+    assert 0 < len(wanted) < len(whole.ids)
+    assert np.array_equal(large.masks, whole.masks[wanted])
+    assert large.ids == [whole.ids[mask] for mask in wanted]
+
+
 def test_mask_ids_follow_the_tree():
     parent = np.array([-1, 0, 1, 0, -1, 4], np.int32)
     assert mask_ids(parent) == [

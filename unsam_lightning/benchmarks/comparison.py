@@ -16,7 +16,7 @@ from unsam_lightning.benchmarks.label_speed import take_turns
 
 
 class Comparison(NamedTuple):
-    """Median processor seconds of two contestants that took turns, and the median of each turn's ratio."""
+    """Median CPU-seconds of two contestants that took turns, and the median of each turn's ratio."""
 
     ours: float
     reference: float

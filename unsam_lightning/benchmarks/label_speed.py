@@ -213,7 +213,7 @@ def _time_stage(images: str, name: str, device: str, threads: Sequence[int], rou
         each = ", ".join(f"{stage} {1000 * value:.0f} ms" for stage, value in parts.items())
         print(
             f"whole stage, {name} at {model.image_size} px on {device}, {num_images} images, {number} threads: "
-            f"{num_images / seconds:.1f} images/s by the clock, {num_images / processor:.1f} a processor second "
+            f"{num_images / seconds:.1f} images/s by the clock, {num_images / processor:.1f} per CPU-second "
             f"({each} an image)"
         )
 

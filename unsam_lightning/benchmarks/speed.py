@@ -34,7 +34,7 @@ from unsam_lightning.sources import eval_dataset
 
 
 class _Clock:
-    """Adds up wall clock and processor seconds of its `with` blocks."""
+    """Adds up wall clock and CPU-seconds of its `with` blocks."""
 
     def __init__(self) -> None:
         self.wall = self.processor = 0.0
@@ -94,7 +94,7 @@ def _interactive(model: UnSAM, samples: list[EvalSample], precision: Precision) 
             num_clicks += sum(len(session.ious) for session in sessions)
         print(
             f"interactive, 10 granularities, {name}: {num_objects / clock.wall:.1f} objects/s by the clock, "
-            f"{num_objects / clock.processor:.1f} a processor second; {num_clicks / num_objects:.0f} clicks an object"
+            f"{num_objects / clock.processor:.1f} per CPU-second; {num_clicks / num_objects:.0f} clicks an object"
         )
 
 
@@ -161,7 +161,7 @@ def _generator(model: UnSAM, samples: list[EvalSample], points_per_side: int, ou
 
 
 def _per_image(clock: _Clock, num_images: int) -> str:
-    return f"{clock.wall / num_images:.2f} s an image by the clock, {clock.processor / num_images:.2f} s of processors"
+    return f"{clock.wall / num_images:.2f} s an image by the clock, {clock.processor / num_images:.2f} CPU-seconds"
 
 
 def _recall(metric: AverageRecall) -> str:

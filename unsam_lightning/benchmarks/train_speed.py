@@ -6,7 +6,7 @@
 
 `step` times a step in float32 on the CPU; `account` counts the kernels and bytes of one in mixed precision, at the size
 of the official training; `loss` and `clicks` time these alone; `loader` times one image from the shards to the batch.
-Times are medians of the processor seconds of runs that take turns, on one thread; ratios the medians of each turn's.
+Times are medians of the CPU-seconds of runs that take turns, on one thread; ratios the medians of each turn's.
 The exit code is 1 where ours and the reference should give the same and do not; a missed target is only printed.
 Next in the tour: `callbacks.py`.
 """
