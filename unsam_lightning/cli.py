@@ -24,7 +24,7 @@ from unsam_lightning.loggers import WandbOptions, run_loggers
 from unsam_lightning.manifest import Manifest
 from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
-from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors, explain_checkpoint
+from unsam_lightning.parsing import PARSER_OPTIONS, YamlAndFlagsCLI, explain_argument_errors, explain_checkpoint
 from unsam_lightning.pseudo_labels.labeler import Labeler
 from unsam_lightning.pseudo_labels.preview import write_preview
 from unsam_lightning.quiet import quieten
@@ -85,7 +85,7 @@ class _SaveConfig(SaveConfigCallback):
                 logger.log_hyperparams({"config": self.config.as_dict()})
 
 
-class UnSAMCLI(LightningCLI):
+class UnSAMCLI(YamlAndFlagsCLI):
     """fit, validate, test, label; see `python -m unsam_lightning fit --help`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

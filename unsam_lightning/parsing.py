@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.cli import LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
 from unsam_lightning.errors import UserError
@@ -28,6 +29,13 @@ _CHECKPOINT_HELP = (
     "A checkpoint of `fit`, or `last`: the newest one of the run below `--trainer.default_root_dir` that trained last. "
     "`fit` goes on from it, in its run's folder."
 )
+
+
+class YamlAndFlagsCLI(LightningCLI):
+    """Lightning's command line, whose settings are those of YAML and flags alone."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Take none from the checkpoint, where Lightning lets "hyper_parameters" win: it may be a stranger's."""
 
 
 def explain_checkpoint(parser: ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.cuda import device_count
 
 from unsam_lightning.errors import UserError
-from unsam_lightning.parsing import PARSER_OPTIONS, explain_argument_errors
+from unsam_lightning.parsing import PARSER_OPTIONS, YamlAndFlagsCLI, explain_argument_errors
 from unsam_lightning.pretrain_export import main as export
 from unsam_lightning.pretrain_export import read_pretraining
 from unsam_lightning.pretrain_module import NanoPretraining
@@ -24,7 +24,7 @@ from unsam_lightning.run_checkpoints import Checkpoints, Requeue, WholeCheckpoin
 from unsam_lightning.state_dicts import load_strictly
 
 
-class _PretrainCLI(LightningCLI):
+class _PretrainCLI(YamlAndFlagsCLI):
     """`pretrain`: one stage, whose run folder is `trainer.default_root_dir` itself."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
