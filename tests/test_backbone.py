@@ -1,4 +1,6 @@
+import os
 import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +177,18 @@ class Evil:
 def test_pickles_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match="readable checkpoint"):
+    with pytest.raises(UserError, match=r"values alone at .*evil\.pt; found other Python objects in it, first getattr"):
         read_state(tmp_path / "evil.pt")
     assert not Path("evil_ran").exists()
+
+
+@pytest.mark.parametrize(("more", "found"), [(Namespace(lr=1), "argparse.Namespace"), (os.getcwd, "posix.getcwd")])
+def test_other_objects_beside_the_weights_are_no_damage(
+    nano_state: dict[str, torch.Tensor], more: Any, found: str, tmp_path: Path
+) -> None:
+    torch.save({"model": nano_state, "args": more}, tmp_path / "theirs.pt")
+    with pytest.raises(UserError, match=rf"first {found}; .*save its weights alone, as {{'model': state_dict}}"):
+        read_state(tmp_path / "theirs.pt")
 
 
 def test_nano_yaml_builds_from_a_path_and_keeps_official_extras_out(tmp_path: Path) -> None:

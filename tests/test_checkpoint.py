@@ -12,6 +12,7 @@ from unsam_lightning.decoder import AdapterConfig
 from unsam_lightning.errors import UserError
 from unsam_lightning.model import UnSAM
 from unsam_lightning.run_checkpoints import WholeCheckpoints
+from unsam_lightning.state_dicts import split_official
 
 NANO_YAML = Path(backbone.__file__).parent / "architectures" / "nano.yaml"
 
@@ -271,6 +272,13 @@ def test_every_official_number_is_accounted_for(official: tuple[dict[str, torch.
         load(state | {"sam_mask_decoder.gra_new": torch.zeros(1)})
     with pytest.raises(UserError, match=r"decoder\.token has shape \(2, 256\)"):
         load(state | {token: torch.zeros(2, 256)})
+
+
+def test_an_official_layer_is_not_taken_twice() -> None:
+    layer = "sam_mask_decoder.transformer.layers.0.self_attn.q_proj"
+    state = {key: torch.zeros(1) for key in (f"{layer}.weight", f"{layer}.original_layer.weight", "gra_token")}
+    with pytest.raises(UserError, match=rf"found {layer}\.weight with and without \.original_layer"):
+        split_official(state)
 
 
 def test_official_adapter_trains_on_in_our_format(

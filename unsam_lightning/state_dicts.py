@@ -26,6 +26,8 @@ _OFFICIAL_PREFIXES = {
 OFFICIAL_LORA_SCALE = 2.0
 _OFFICIAL_LORA = re.compile(r"sam_mask_decoder\.transformer\.(.+)\.lora_([AB])$")
 _OUR_LORA = re.compile(r"decoder\.transformer\.(.+)\.lora_([ab])$")
+#: What torch says of the first thing in a file that it does not build without pickles.
+_OTHER_OBJECT = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 
 
 def write_checkpoint(content: Any, path: Path) -> None:
@@ -48,7 +50,11 @@ def write_safetensors(state: Mapping[str, torch.Tensor], path: Path, metadata: d
 
 
 def load_safely(path: Path) -> Any:
-    """Return what a checkpoint or a safetensors file holds, loaded without pickles; `UserError` for a broken file."""
+    """Return what a checkpoint or a safetensors file holds, loaded without pickles.
+
+    Raises:
+        UserError: There is no such file; it is broken, or holds other objects than tensors and plain values.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -59,7 +65,13 @@ def load_safely(path: Path) -> Any:
         raise UserError(
             expected=f"a checkpoint at {path}", found="no such file", remedy="check the spelling or the path"
         ) from None
-    except Exception as error:  # torch and safetensors raise many types for a broken file; all mean the same here
+    except Exception as error:  # torch and safetensors raise many types for a broken file
+        if other := _OTHER_OBJECT.search(str(error)):
+            raise UserError(
+                expected=f"a checkpoint of tensors and plain values alone at {path}",
+                found=f"other Python objects in it, first {other[1]}",
+                remedy="if you trust it, load it in Python and save its weights alone, as {'model': state_dict}",
+            ) from None
         raise UserError(
             expected=f"a readable checkpoint at {path}",
             found=first_line(error),
@@ -94,6 +106,9 @@ def split_official(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
     """Return the stock SAM-2 in an official UnSAMv2 state dict, and what was trained on it by our names.
 
     Every key goes to one of the two; a state dict without a granularity token is all stock.
+
+    Raises:
+        UserError: A layer is there twice, as itself and inside the layer that adapts it.
     """
     if not any("gra_token" in key for key in state):
         return state, {}
@@ -107,7 +122,14 @@ def split_official(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
         elif prefix is not None:
             trained[_OFFICIAL_PREFIXES[prefix] + key.removeprefix(prefix)] = value
         else:
-            stock[key.replace(".original_layer.", ".")] = value
+            name = key.replace(".original_layer.", ".")
+            if name in stock:
+                raise UserError(
+                    expected="each tensor of an official UnSAMv2 checkpoint once",
+                    found=f"{name} with and without .original_layer",
+                    remedy="pass a released checkpoint",
+                )
+            stock[name] = value
     return stock, trained
 
 
