@@ -192,6 +192,29 @@ def test_a_merged_model_is_not_exported(layout: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_neither_checkpoint_nor_base_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.save({"model": build_sam("nano").state_dict()}, "base.pt")
+    model = UnSAM.from_pretrained("base.pt", config="nano")
+    model.is_tuned = True
+    torch.save(adapter_state(model) | {"optimizer_states": [1]}, "last.ckpt")
+    Path("link.ckpt").symlink_to("last.ckpt")
+    before = {name: Path(name).read_bytes() for name in ("base.pt", "last.ckpt")}
+    for out, layout, more in (
+        (tmp_path / "last.ckpt", "adapter", []),
+        ("link.ckpt", "adapter", []),
+        ("base.pt", "unsamv2", []),  # found under its recorded name
+        ("base.pt", "sam2", ["--base", str(tmp_path / "base.pt")]),
+    ):
+        args = ["export", "last.ckpt", "--layout", layout, "--out", str(out), "--config", "nano", *more]
+        assert main(args) == 2
+        assert f"none of the files it is made of; found {out} for both; choose" in capsys.readouterr().err
+    assert before == {name: Path(name).read_bytes() for name in before}
+
+
 def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -6,10 +6,11 @@ Next in the tour: `export.py`.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from unsam_lightning.errors import UserError, first_line, is_file
+from unsam_lightning.errors import UserError, first_line, is_file, look
 from unsam_lightning.granularity import LEVELS, MAX_GRANULARITY, MIN_GRANULARITY, check_granularity
 from unsam_lightning.image_listing import MAX_PIXELS
 
@@ -120,6 +121,19 @@ def report(args: list[str]) -> None:
         print(path)
 
 
+def _refuse_to_replace(out: Path, *sources: str | Path) -> None:
+    """Raise `UserError` where a file to write is one of those that it is made of; names that are no files are fine."""
+    there = look(out)
+    for source in sources:
+        found = look(Path(source))
+        if there is not None and found is not None and os.path.samestat(there, found):
+            raise UserError(
+                expected="an --out that is none of the files it is made of",
+                found=f"{out} for both",
+                remedy="choose another name; the file there holds more than what is written",
+            )
+
+
 def export(args: list[str]) -> None:
     """Write a tuned model in another layout: for us, for the official UnSAMv2 code, for whatever runs SAM-2."""
     parser = CommandParser("python -m unsam_lightning export", description=export.__doc__)
@@ -139,6 +153,7 @@ def export(args: list[str]) -> None:
 
     base = {"base": options.base} if options.base else {}
     model = UnSAM.from_pretrained(str(options.checkpoint), options.config, **base)
+    _refuse_to_replace(options.out, options.checkpoint, options.base or model.base_name)
     for note in write(model, options.layout, options.out, options.granularity):
         print(f"note: {note}")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
