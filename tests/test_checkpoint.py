@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from safetensors.torch import load_file
 
 from unsam_lightning import backbone
 from unsam_lightning.checkpoint import ADAPTER_FORMAT, adapter_state, describe_adapter, load_adapter, read_adapter
-from unsam_lightning.decoder import AdapterConfig
+from unsam_lightning.decoder import AdapterConfig, GranularityDecoder
 from unsam_lightning.errors import UserError
+from unsam_lightning.export import unsamv2_state
 from unsam_lightning.model import UnSAM
 from unsam_lightning.run_checkpoints import WholeCheckpoints
 from unsam_lightning.state_dicts import split_official
@@ -186,6 +188,7 @@ def test_other_formats_are_refused(content: Any, tmp_path: Path) -> None:
         ("unsam.adapter", {"fourier_dim": "64"}, "fourier_dim '64'"),
         ("unsam.adapter", {"fourier_dim": 10**12}, "fourier_dim 1000000000000"),
         ("unsam.adapter", {"hidden_dims": [8, 2.5]}, r"hidden_dims \(8, 2.5\)"),
+        ("unsam.adapter", {"hidden_dims": [8] * 17}, "up to 16 hidden_dims"),
         ("unsam.adapter", {"lora_rank": True}, "lora_rank True"),
         ("unsam.calibration", {"asked": [0.1, 1.0]}, "KeyError 'given'"),
         ("unsam.calibration", {"asked": [0.1], "given": [0.1], "num_clicks": 1}, "1 and 1 numbers"),
@@ -203,6 +206,55 @@ def test_what_a_stranger_may_have_written_is_a_user_error(
     torch.save(content, tmp_path / "odd.ckpt")
     with pytest.raises(UserError, match=found):
         UnSAM.from_pretrained(str(tmp_path / "odd.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ({"hidden_dims": [65_536] * 3}, r"mlp\.0\.bias has shape \(192,\) instead of \(65536,\)"),
+        ({"lora_rank": 65_536}, r"lora_a has shape \(8, 96\) instead of \(65536, 96\)"),
+    ],
+    ids=["widths", "rank"],
+)
+def test_a_small_file_cannot_ask_for_all_memory(
+    model: UnSAM, shape: dict[str, Any], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = adapter_content(model)
+    content["unsam"]["adapter"] |= shape
+    torch.save(content, tmp_path / "small.ckpt")
+    _forbid_memory(monkeypatch)
+    with pytest.raises(UserError, match=found):
+        UnSAM.from_pretrained(str(tmp_path / "small.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "claim", [lambda one: one.new_zeros(1).expand_as(one), lambda one: one.to("meta")], ids=["one_number", "none"]
+)
+def test_nor_by_tensors_that_claim_more_than_they_hold(
+    model: UnSAM, claim: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = adapter_content(model)
+    state = content["state_dict"]
+    state["model.decoder.token"] = claim(state["model.decoder.token"])
+    torch.save(content, tmp_path / "small.ckpt")
+    official = unsamv2_state(model)[0]
+    token = "sam_mask_decoder.gra_token.weight"
+    torch.save({"model": official | {token: claim(official[token])}}, tmp_path / "small.pt")
+    _forbid_memory(monkeypatch)
+    for name in ("small.ckpt", "small.pt"):
+        with pytest.raises(UserError, match=r"found decoder\.token has fewer numbers than its shape"):
+            UnSAM.from_pretrained(str(tmp_path / name), config=NANO_YAML)
+
+
+def _forbid_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an adapter that takes memory fail before it does."""
+
+    class Watched(GranularityDecoder):
+        def __init__(self, *args: Any) -> None:
+            assert torch.empty(0).is_meta
+            super().__init__(*args)
+
+    monkeypatch.setattr("unsam_lightning.model.GranularityDecoder", Watched)
 
 
 @pytest.mark.parametrize("missing", ["base", "adapter", "state_dict"])

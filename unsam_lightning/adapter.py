@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 from unsam_lightning.errors import UserError
 
 LoraTarget = Literal["q_proj", "k_proj", "v_proj", "out_proj"]
-#: No layer is wider: a checkpoint of a stranger must not ask for all memory.
-_WIDEST = 65_536
+#: No layer is wider and no MLP deeper. Within these bounds, `checkpoint.py` compares the shape that a file asks for
+#: with what the file holds before it takes memory for it.
+_WIDEST, _DEEPEST = 65_536, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,12 @@ class AdapterConfig:
         dropouts = (self.dropout, self.lora_dropout)
         good = min(sizes) >= 1 and max(sizes) <= _WIDEST and self.fourier_dim % 2 == 0
         good = good and self.fourier_temperature > 0 and 0 <= self.lora_rank <= _WIDEST
+        good = good and len(self.hidden_dims) <= _DEEPEST
         good = good and all(0 <= p < 1 for p in dropouts) and set(self.lora_targets) <= set(get_args(LoraTarget))
         if not good:
             raise UserError(
-                expected="an even fourier_dim and hidden_dims from 1 to 65536, a fourier_temperature above 0, a "
-                f"lora_rank of at least 0, dropouts in [0, 1), lora_targets of {', '.join(get_args(LoraTarget))}",
+                expected="an even fourier_dim and up to 16 hidden_dims from 1 to 65536, a fourier_temperature above 0, "
+                f"a lora_rank from 0 to 65536, dropouts in [0, 1), lora_targets of {', '.join(get_args(LoraTarget))}",
                 found=f"fourier_dim {self.fourier_dim}, hidden_dims {self.hidden_dims}, fourier_temperature "
                 f"{self.fourier_temperature:g}, lora_rank {self.lora_rank}, dropouts {dropouts}, "
                 f"lora_targets {self.lora_targets}",

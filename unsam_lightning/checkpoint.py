@@ -6,6 +6,7 @@ it belongs to. Everything is loaded with `weights_only=True`. Next in the tour: 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from unsam_lightning import __version__
 from unsam_lightning.adapter import AdapterConfig
-from unsam_lightning.backbone import NAMES, base_from_state, load_base, official_temperature
+from unsam_lightning.backbone import NAMES, Base, base_from_state, load_base, official_temperature
 from unsam_lightning.calibration import Calibration
 from unsam_lightning.errors import UserError, is_file
 from unsam_lightning.manifest import sha256_file
@@ -45,11 +46,10 @@ def from_pretrained(
         return UnSAM(load_base(name_or_path, config), adapter, seed)
     if path.suffix == ".ckpt":
         content = read_adapter(path)
-        model = UnSAM(
-            load_base(base or _recorded_base(content, path), config),
-            AdapterConfig.from_dict(content["unsam"]["adapter"]),
-            seed,
-        )
+        stock = load_base(base or _recorded_base(content, path), config)
+        shape = AdapterConfig.from_dict(content["unsam"]["adapter"])
+        load_adapter(_without_memory(stock, shape), content, path.name)
+        model = UnSAM(stock, shape, seed)
         load_adapter(model, content, path.name)
         return model
     state = read_state(path)
@@ -57,9 +57,17 @@ def from_pretrained(
     _, trained = split_official(state)
     if not trained:
         return UnSAM(stock, adapter, seed)
-    model = UnSAM(stock, _official_shape(trained, path.name, official_temperature(config)))
+    shape = _official_shape(trained, path.name, official_temperature(config))
+    load_trained(_without_memory(stock, shape), trained, path.name)
+    model = UnSAM(stock, shape)
     load_trained(model, trained, path.name)
     return model
+
+
+def _without_memory(base: Base, shape: AdapterConfig) -> UnSAM:
+    """Return a model whose adapter has no numbers, to refuse a file that asks for more of them than it holds."""
+    with torch.device("meta"):
+        return UnSAM(base, replace(shape, warm_start=False))  # there is nothing to start from
 
 
 def describe_adapter(model: UnSAM) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def load_strictly(module: torch.nn.Module, state: dict[str, torch.Tensor], name:
 def refuse_misfits(
     own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], *, expected: str, remedy: str
 ) -> None:
-    """Raise one `UserError` that names missing and unexpected tensors of `state` and those of another shape."""
+    """Raise one `UserError` that names tensors of `state` that are missing, unexpected, misshapen or incomplete."""
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in own]
     problems += [
@@ -174,6 +174,13 @@ def refuse_misfits(
         for key in own
         if key in state and own[key].shape != state[key].shape
     ]
+    problems += [f"{key} has fewer numbers than its shape" for key in own if key in state and not _is_whole(state[key])]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(expected=expected, found="; ".join(problems[:3]) + more, remedy=remedy)
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor has all numbers of its shape: in a file, one number can stand for any shape, or none."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_meta
+    return is_dense and tensor.untyped_storage().nbytes() >= tensor.nbytes
