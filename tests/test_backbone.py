@@ -256,7 +256,8 @@ def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["tiny", "sam2_large", NAMES["small"]])
 def test_offline_and_not_in_the_cache_says_so(offline_hub: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"weights of {NAMES.get(name, name)} from the model hub.*pass its path"):
+    hub_id = NAMES.get(name, name)
+    with pytest.raises(UserError, match=f"weights of {hub_id} from the model hub.*pass its path.*backbone_base"):
         load_base(name)
 
 

@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from unsam_lightning import backbone
+from unsam_lightning.__main__ import main
 from unsam_lightning.checkpoint import ADAPTER_FORMAT, adapter_state, describe_adapter, load_adapter, read_adapter
 from unsam_lightning.decoder import AdapterConfig, GranularityDecoder
 from unsam_lightning.errors import UserError
 from unsam_lightning.export import unsamv2_state
+from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
 from unsam_lightning.run_checkpoints import WholeCheckpoints
 from unsam_lightning.state_dicts import split_official
@@ -93,6 +95,25 @@ def test_base_that_was_a_file_is_found_by_the_base_option(tmp_path: Path) -> Non
     assert torch.equal(mask_of(loaded), mask_of(model))
     with pytest.raises(UserError, match=r"base model of a\.ckpt, the file mine\.pt; found no such file here; .*base="):
         UnSAM.from_pretrained(str(tmp_path / "a.ckpt"), config=NANO_YAML)
+    with pytest.raises(UserError, match=r"found a base for nano; leave it out"):
+        UnSAM.from_pretrained("nano", base=str(base))
+
+
+def test_an_adapter_on_a_file_labels_and_trains_on(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights").mkdir()
+    base = tmp_path / "weights" / "mine.pt"
+    torch.save({"model": UnSAM.from_pretrained("nano").sam.state_dict()}, base)
+    torch.save(adapter_content(UnSAM.from_pretrained(str(base), config=NANO_YAML)), tmp_path / "a.ckpt")
+    args = ["fit", "--config", str(tiny_run), "--trainer.max_steps", "1", "--test_after_fit", "false"]
+    args += ["--data.num_workers", "0", "--data.calibration_images", "0"]
+    args += ["--model.backbone", str(tmp_path / "a.ckpt"), "--model.backbone_config", str(NANO_YAML)]
+    assert main(args) == 2
+    assert "found no such file here; say where it is: --model.backbone_base PATH" in capsys.readouterr().err
+    assert main([*args, "--model.backbone_base", str(base)]) == 0
+    about = read_adapter(next(tmp_path.glob("runs/*/checkpoints/last.ckpt")))["unsam"]
+    assert about["base"] == {"name": "mine.pt", "sha256": sha256_file(base)}
 
 
 def test_problems_of_the_numbers_are_named(model: UnSAM) -> None:

@@ -42,6 +42,12 @@ def from_pretrained(
 ) -> UnSAM:
     """Return a model from a name, a hub id or any checkpoint; see `UnSAM.from_pretrained`."""
     path = Path(name_or_path)
+    if base is not None and path.suffix != ".ckpt":
+        raise UserError(
+            expected="a base for one of our adapter checkpoints (.ckpt), which do not hold theirs",
+            found=f"a base for {name_or_path}",
+            remedy="leave it out, or pass its path in the place of this name",
+        )
     if not is_file(path):
         return UnSAM(load_base(name_or_path, config), adapter, seed)
     if path.suffix == ".ckpt":
@@ -158,7 +164,8 @@ def _recorded_base(content: dict[str, Any], path: Path) -> str:
     raise UserError(
         expected=f"the base model of {path.name}, the file {name}",
         found="no such file here",
-        remedy="say where it is: --base PATH of `segment` and `export`, UnSAM.from_pretrained(..., base=PATH)",
+        remedy="say where it is: --model.backbone_base PATH, --base PATH of `segment` and `export`, "
+        "UnSAM.from_pretrained(..., base=PATH)",
     )
 
 

@@ -22,7 +22,6 @@ from unsam_lightning.datamodule import UnSAMData
 from unsam_lightning.errors import UserError, first_line
 from unsam_lightning.loggers import WandbOptions, run_loggers
 from unsam_lightning.manifest import Manifest
-from unsam_lightning.model import UnSAM
 from unsam_lightning.module import UnSAMModule
 from unsam_lightning.parsing import PARSER_OPTIONS, YamlAndFlagsCLI, explain_argument_errors, explain_checkpoint
 from unsam_lightning.pseudo_labels.labeler import Labeler
@@ -48,7 +47,7 @@ class UnSAMTrainer(Trainer):
         """
         assert isinstance(model, UnSAMModule)
         labeler = Labeler(
-            UnSAM.from_pretrained(model.backbone, model.backbone_config),
+            model.pretrained(),
             datamodule.recipe,
             datamodule.images,
             datamodule.cache_dir,

@@ -68,7 +68,7 @@ class UnSAM(nn.Module):
                 adapter checkpoint finds its base when its recorded name does not.
 
         Raises:
-            UserError: See `backbone.load_base` and `checkpoint.load_adapter`.
+            UserError: See `backbone.load_base` and `checkpoint.load_adapter`; a `base` for anything else.
         """
         # Imported here: checkpoint.py stands on this file.
         from unsam_lightning.checkpoint import from_pretrained

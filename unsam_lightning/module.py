@@ -34,6 +34,7 @@ class UnSAMModule(LightningModule):
     Args:
         backbone: nano, tiny, small, base_plus, large, a hub id, a checkpoint path (SAM-2, official UnSAMv2 or ours).
         backbone_config: YAML of the backbone's architecture, for a size that has no name.
+        backbone_base: Where a backbone that is one of our checkpoints finds its base, if not under its recorded name.
         adapter: Its shape: "default", "official", "compact", or the fields of `AdapterConfig`; a checkpoint of
             ours or an official UnSAMv2 brings its own shape along.
         losses: Weights of the terms.
@@ -53,6 +54,7 @@ class UnSAMModule(LightningModule):
         self,
         backbone: str = "nano",
         backbone_config: str | None = None,
+        backbone_base: str | None = None,
         adapter: Literal["default", "official", "compact"] | AdapterConfig = "default",
         losses: LossWeights = LossWeights(),  # noqa: B008 - frozen, and the signature is where defaults live
         contrast: Contrast = Contrast(),  # noqa: B008
@@ -73,7 +75,8 @@ class UnSAMModule(LightningModule):
                 found=f"lr {lr:g}, min_lr {min_lr:g}, warmup_steps {warmup_steps}",
                 remedy="see --model.* in `fit --help`",
             )
-        self.backbone, self.backbone_config, self.seed = backbone, backbone_config, seed
+        self.backbone, self.backbone_config, self.backbone_base = backbone, backbone_config, backbone_base
+        self.seed = seed
         self.adapter = adapter if isinstance(adapter, AdapterConfig) else AdapterConfig.preset(adapter)
         self.compile_model = compile
         self.losses, self.contrast, self.prompting, self.teaching = losses, contrast, prompting, teaching
@@ -94,10 +97,14 @@ class UnSAMModule(LightningModule):
         """Build the model; late, so that on several GPUs each process builds it for its own."""
         if not hasattr(self, "model"):
             with torch.device("cpu"):  # Lightning makes a GPU the default, whose generator gives another start
-                model = UnSAM.from_pretrained(self.backbone, self.backbone_config, adapter=self.adapter, seed=self.seed)
+                model = self.pretrained(adapter=self.adapter, seed=self.seed)
             self.model = model.train()
             if self.compile_model:
                 self.model.compile()
+
+    def pretrained(self, **options: Any) -> UnSAM:
+        """Return a new model of the backbone, in eval mode; `options` as of `UnSAM.from_pretrained`."""
+        return UnSAM.from_pretrained(self.backbone, self.backbone_config, base=self.backbone_base, **options)
 
     def on_fit_start(self) -> None:
         """Say what trains, and make the teacher."""
