@@ -64,6 +64,8 @@ KINDS = [
     ("masks",),
     ("points_xy", "labels", "boxes"),
     ("points_xy", "labels", "masks"),
+    ("boxes", "masks"),
+    ("points_xy", "labels", "boxes", "masks"),
 ]
 
 
@@ -253,19 +255,35 @@ def test_default_index_is_prompt_i_on_image_i(nano: UnSAM, embedding: Embedding)
         nano.decode(embedding, wanted["points_xy"][:2], wanted["labels"][:2], 0.5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("granularity", "multimask"), [(0.5, False), (torch.zeros(0), False), (None, False), (None, True)]
+)
 @torch.no_grad()
-def test_no_prompts_give_no_masks(nano: UnSAM, embedding: Embedding) -> None:
-    # Of the adapter: a training batch may hold no mask at all. Stock SAM-2 itself does not know zero prompts.
+def test_no_prompts_give_no_masks(
+    nano: UnSAM, embedding: Embedding, kind: tuple[str, ...], granularity: Any, multimask: bool
+) -> None:
+    # A training batch may hold no mask at all.
+    wanted = {name: value for name, value in prompts(0, 1, 256).items() if name in kind} | {"granularity": granularity}
     nothing = torch.zeros(0, dtype=torch.long)
-    out = nano.decode(embedding, torch.zeros(0, 1, 2), torch.zeros(0, 1), 0.5, image_index=nothing)
-    assert out.masks.shape == (0, 1, 64, 64)
-    assert out.iou.shape == (0, 1)
+    for image, index in ((embedding, nothing), (embedding.select(torch.tensor([1])), None)):
+        out = nano.decode(image, *arguments(wanted), image_index=index, multimask=multimask)
+        count = 3 if multimask else 1
+        assert out.masks.shape == (0, count, 64, 64)
+        assert out.iou.shape == (0, count)
+        assert out.tokens.shape == (0, 1, 96)
+        assert out.object_score.shape == (0, 1)
+    with pytest.raises(UserError, match="one prompt for each of 3 images; found 0 prompts"):
+        nano.decode(embedding, *arguments(wanted), multimask=multimask)
 
 
 @torch.no_grad()
 def test_encode_takes_uint8_float_and_any_size(nano: UnSAM, images: torch.Tensor, embedding: Embedding) -> None:
-    as_float = nano.encode(images.float() / 255)
-    assert torch.equal(as_float.image, embedding.image)
+    for one_type in (torch.float32, torch.float64):
+        as_float = nano.encode(images.to(one_type) / 255)
+        torch.testing.assert_close(
+            as_float.image, embedding.image, atol=0 if one_type == torch.float32 else 1e-4, rtol=0
+        )
     statistics = [torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
     normalized = nano.encode((images / 255 - statistics[0]) / statistics[1], normalized=True)
     torch.testing.assert_close(normalized.image, embedding.image, atol=1e-4, rtol=1e-4)
@@ -360,9 +378,78 @@ def test_a_decoder_without_fine_features_is_refused(nano: UnSAM) -> None:
         UnSAM(Base(sam=sam, name="coarse", sha256=""))
 
 
-def test_an_image_that_is_not_there_is_refused(nano: UnSAM, one: Embedding) -> None:
-    with pytest.raises(UserError, match="image_index below 1, the number of images; found 7"):
-        nano.decode(one, torch.zeros(2, 1, 2), torch.ones(2, 1), 0.5, image_index=torch.tensor([0, 7]))
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (torch.full((1, 3, 8, 8), 200.0), "values from 200 to 200"),
+        (torch.full((1, 3, 8, 8), -2.0), "values from -2 to -2"),  # normalized, and not said so
+        (torch.full((1, 3, 8, 8), float("nan")), "values from nan to nan"),
+        (torch.ones(1, 3, 8, 8, dtype=torch.int16), r"int16 \(1, 3, 8, 8\)"),
+        (torch.ones(1, 3, 8, 8, dtype=torch.int64), r"int64 \(1, 3, 8, 8\)"),
+        (torch.ones(1, 8, 8, 3, dtype=torch.uint8), r"uint8 \(1, 8, 8, 3\)"),
+        (torch.ones(3, 8, 8, dtype=torch.uint8), r"uint8 \(3, 8, 8\)"),
+        (torch.ones(1, 3, 0, 8), r"float32 \(1, 3, 0, 8\)"),
+    ],
+)
+def test_what_is_no_image_is_refused(nano: UnSAM, images: torch.Tensor, found: str) -> None:
+    with pytest.raises(UserError, match=f"found {found}"):
+        nano.encode(images)
+    with pytest.raises(UserError, match=r"normalized images of float, \(B, 3, 256, 256\)"):
+        nano.encode(images, normalized=True)
+
+
+def test_images_that_a_filter_overshot_and_half_ones_are_taken(nano: UnSAM) -> None:
+    images = torch.nn.functional.interpolate(torch.eye(9).expand(1, 3, -1, -1), (40, 40), mode="bicubic")
+    assert not 0 <= float(images.min()) <= float(images.max()) <= 1
+    torch.testing.assert_close(nano.normalize(images.half()), nano.normalize(images), atol=0.02, rtol=0)
+    assert nano.normalize(images[:0]).shape == (0, 3, 256, 256)
+
+
+@pytest.mark.parametrize("granularity", [None, 0.5])
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        ([0, 7], "image_index of at least 0 and below 1, the number of images; found 7"),
+        ([0, -1], "image_index of at least 0 and below 1, the number of images; found -1"),
+        ([0], r"image_index int64 \(2,\), one for each prompt; found int64 \(1,\)"),
+        ([0, 0, 0], r"found int64 \(3,\)"),
+        ([[0], [0]], r"found int64 \(2, 1\)"),
+        ([0.0, 0.0], r"found float32 \(2,\)"),
+        ([True, False], r"found bool \(2,\)"),
+    ],
+)
+def test_an_image_that_is_not_there_is_refused(
+    nano: UnSAM, one: Embedding, index: list[Any], problem: str, granularity: float | None
+) -> None:
+    with pytest.raises(UserError, match=problem):
+        nano.decode(one, torch.zeros(2, 1, 2), torch.ones(2, 1), granularity, image_index=torch.tensor(index))
+
+
+@pytest.mark.parametrize("granularity", [None, 0.5])
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({}, "found none of them"),
+        ({"boxes": torch.zeros(4)}, r"found boxes float32 \(4,\); a single box is boxes\[None\]"),
+        ({"boxes": torch.zeros(2, 2, 2)}, r"found boxes float32 \(2, 2, 2\)"),
+        ({"points_xy": torch.zeros(2, 2), "labels": torch.ones(2)}, r"found points float32 \(2, 2\), labels"),
+        ({"points_xy": torch.zeros(2, 1, 2), "labels": torch.ones(2)}, r"labels float32 \(2,\)"),
+        (
+            {"points_xy": torch.zeros(2, 1, 2), "labels": torch.ones(2, 1), "boxes": torch.zeros(3, 4)},
+            r"labels float32 \(2, 1\), boxes float32 \(3, 4\)",
+        ),
+        ({"boxes": torch.zeros(2, 4), "masks": torch.zeros(1, 1, 64, 64)}, r"masks float32 \(1, 1, 64, 64\)"),
+        ({"masks": torch.zeros(2, 1, 32, 32)}, r"logits \(P, 1, 64, 64\).*found masks float32 \(2, 1, 32, 32\)"),
+        ({"masks": torch.zeros(2, 64, 64)}, r"found masks float32 \(2, 64, 64\)"),
+        ({"masks": torch.ones(2, 1, 64, 64, dtype=torch.bool)}, r"found masks bool \(2, 1, 64, 64\)"),
+        ({"masks": torch.ones(2, 1, 64, 64, dtype=torch.float64)}, r"found masks float64 \(2, 1, 64, 64\)"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(
+    nano: UnSAM, one: Embedding, wanted: dict[str, Any], found: str, granularity: float | None
+) -> None:
+    with pytest.raises(UserError, match=found):
+        nano.decode(one, *arguments(wanted | {"granularity": granularity}))
 
 
 @pytest.mark.parametrize("several", [[0.2, 0.9], np.array([0.2, 0.9]), np.float32(0.2), torch.tensor([0.2, 0.9])])

@@ -69,6 +69,14 @@ def test_sweep_equals_one_call_for_each_pair_and_stays_within_its_passes(
 
 
 @torch.no_grad()
+def test_prompt_i_is_on_image_i_at_every_granularity(nano: UnSAM, embedding: Embedding) -> None:
+    points, labels, _, _ = prompts(2)
+    by_default = decode_sweep(nano, embedding, points, labels, [0.2, 0.9], prompts_per_pass=3)
+    by_index = decode_sweep(nano, embedding, points, labels, [0.2, 0.9], image_index=torch.arange(2))
+    torch.testing.assert_close(by_default.masks, by_index.masks, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_passes_give_stock_sam_too(nano: UnSAM, embedding: Embedding) -> None:
     points, labels, _, _ = prompts(5)
     one = Embedding(embedding.image[:1], (embedding.high_res[0][:1], embedding.high_res[1][:1]))
@@ -80,13 +88,20 @@ def test_passes_give_stock_sam_too(nano: UnSAM, embedding: Embedding) -> None:
 
 def test_bad_requests_are_named(nano: UnSAM, embedding: Embedding) -> None:
     points, labels, _, image = prompts(4)
-    with pytest.raises(UserError, match="image_index with several images"):
+    with pytest.raises(UserError, match="one prompt for each of 2 images; found 4 prompts"):
         decode_in_passes(nano, embedding, points, labels)
+    # Passes of two would never see what is too much.
+    with pytest.raises(UserError, match=r"image_index int64 \(4,\), one for each prompt; found int64 \(5,\)"):
+        decode_in_passes(nano, embedding, points, labels, image_index=torch.zeros(5).long(), prompts_per_pass=2)
+    with pytest.raises(UserError, match=r"one for each of 4 prompts; found a shape of \(5,\)"):
+        decode_in_passes(nano, embedding, points, labels, torch.ones(5), image_index=image, prompts_per_pass=2)
     with pytest.raises(UserError, match="prompts_per_pass >= 1; found 0"):
         decode_in_passes(nano, embedding, points, labels, image_index=image, prompts_per_pass=0)
     with pytest.raises(UserError, match="at least one granularity"):
         decode_sweep(nano, embedding, points, labels, [], image_index=image)
-    with pytest.raises(UserError, match=r"numbers \[3, 4\]"):
+    with pytest.raises(UserError, match=r"labels int64 \(4, 2\), boxes float32 \(3, 4\)"):
         decode_in_passes(nano, embedding, points, labels, boxes=torch.zeros(3, 4), image_index=image)
-    with pytest.raises(UserError, match="at least one prompt"):
+    with pytest.raises(UserError, match="found none of them"):
         decode_in_passes(nano, embedding, None, None)
+    with pytest.raises(UserError, match="at least one prompt; found none"):
+        decode_in_passes(nano, embedding, points[:0], labels[:0], image_index=image[:0])

@@ -2,7 +2,7 @@
 
 A trained decoder's dial need not be straight: at 0.5 it may already give nearly the whole. On clicks in held-out images
 the sizes of its answers over the sweep are measured, and the map is the inverse of that curve, so that 0.5 means 0.5.
-Next in the tour: `model.py`.
+Next in the tour: `input_checks.py`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from unsam_lightning.calibration import Calibration
 from unsam_lightning.decoder import Decoded, Embedding, GranularityDecoder
 from unsam_lightning.errors import UserError
 from unsam_lightning.granularity import one_for_each
+from unsam_lightning.input_checks import check_images, check_normalized, image_of_each, num_prompts
 
 #: ImageNet statistics, as in SAM2Transforms.
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -101,14 +102,18 @@ class UnSAM(nn.Module):
 
         Args:
             images: uint8, or float in [0, 1], (B, 3, H, W).
+
+        Raises:
+            UserError: Other images; the range is looked at on the CPU only.
         """
+        check_images(images)
         if images.dtype == torch.uint8:
             images = images.float() / 255
         if images.shape[-2:] != (self.image_size, self.image_size):
             # The aspect ratio is not kept: that is how SAM-2 was trained (SAM2Transforms).
             images = resize(images, [self.image_size, self.image_size], antialias=True)
         normalized: Tensor = (images - self.pixel_mean) / self.pixel_std
-        return normalized
+        return normalized.to(self.pixel_mean.dtype)  # float64, which numpy makes, is not for the encoder
 
     @torch.no_grad()
     def encode(self, images: Tensor, normalized: bool = False) -> Embedding:
@@ -117,7 +122,12 @@ class UnSAM(nn.Module):
         Args:
             images: uint8, or float in [0, 1], (B, 3, H, W), RGB, any size.
             normalized: True: already in model space, (B, 3, image_size, image_size).
+
+        Raises:
+            UserError: Other images, see `normalize`.
         """
+        if normalized:
+            check_normalized(images, self.image_size)
         features = self.sam.forward_image(images if normalized else self.normalize(images))["backbone_fpn"]
         image = features[2]
         if self.sam.directly_add_no_mem_embed:
@@ -141,19 +151,19 @@ class UnSAM(nn.Module):
 
         Args:
             embedding: Of B images, from `encode`.
-            points_xy: (P, K, 2) pixels of the model's frame, x before y; None with boxes or masks alone.
+            points_xy: (P, K, 2) pixels of the model's frame, x before y; None with boxes or masks alone. P may be 0.
             labels: (P, K) of any dtype: 1 inside, 0 outside, -1 padding.
             granularity: One number or P of them in [0.1, 1], see `one_for_each`; None for stock SAM-2.
             boxes: (P, 4), x0 y0 x1 y1 in the same pixels.
-            masks: Mask prompts as logits, (P, 1, h, w) at stride 4.
-            image_index: int64 (P,), which image each prompt belongs to. Default: all on the only image, or prompt i
-                on image i.
+            masks: Mask prompts as logits, (P, 1, h, w) at stride 4, h = w = `mask_size`.
+            image_index: int64 (P,) in [0, B), which image each prompt belongs to. Default: all on the only image, or
+                prompt i on image i.
             multimask: Three masks instead of one; only for stock SAM-2.
             with_pixels: Give the pixel embeddings too; only with a granularity.
 
         Raises:
-            UserError: Granularities that `one_for_each` refuses, or one together with `multimask`; points without
-                labels or the reverse; several images, another number of prompts and no `image_index`.
+            UserError: Prompts that `input_checks.num_prompts` refuses, granularities that `one_for_each` does, an
+                `image_index` (on the CPU) that `input_checks.image_of_each` does; a granularity with `multimask`.
         """
         if granularity is not None and multimask:
             raise UserError(
@@ -161,23 +171,18 @@ class UnSAM(nn.Module):
                 found=f"granularity {granularity} with multimask=True",
                 remedy="ask for several granularities instead of several masks",
             )
+        count = num_prompts(points_xy, labels, boxes, masks, self.mask_size)
+        index = image_of_each(image_index, len(embedding.image), count, self.device)
+        if granularity is None and not count:
+            return self._stock_for_no_prompt(embedding, multimask)
         points = _points(points_xy, labels, boxes)
         sparse, dense = self.sam.sam_prompt_encoder(points=points, boxes=None, masks=masks)
-        count = len(sparse)
-        if image_index is None:
-            image_index = self._own_image(embedding, count)
-        elif image_index.device.type == "cpu" and count and int(image_index.max()) >= len(embedding.image):
-            raise UserError(
-                expected=f"image_index below {len(embedding.image)}, the number of images",
-                found=str(int(image_index.max())),
-                remedy="count from 0",
-            )
         if granularity is None:
-            return self._decode_stock(embedding.select(image_index), sparse, dense, multimask)
+            return self._decode_stock(embedding.select(index), sparse, dense, multimask)
         wanted = self.calibrated(one_for_each(granularity, count, self.device))
         image_pe = self.sam.sam_prompt_encoder.get_dense_pe()
         stock = self.sam.sam_mask_decoder
-        out = self.decoder(stock, embedding, image_index, image_pe, sparse, dense, wanted, with_pixels)
+        out = self.decoder(stock, embedding, index, image_pe, sparse, dense, wanted, with_pixels)
         return Decoded(out[0], out[1], out[2][:, None], out[3], out[4])
 
     def calibrated(self, granularity: Tensor) -> Tensor:
@@ -196,15 +201,12 @@ class UnSAM(nn.Module):
         )
         return Decoded(out[0], out[1], out[2], out[3], None)
 
-    def _own_image(self, embedding: Embedding, count: int) -> Tensor:
-        """Return the default image index: all prompts on the only image, or prompt i on image i."""
-        if len(embedding.image) not in (1, count):
-            raise UserError(
-                expected=f"one prompt for each of {len(embedding.image)} images",
-                found=f"{count} prompts",
-                remedy="say by image_index which image each prompt belongs to",
-            )
-        return torch.arange(count, device=self.device)
+    def _stock_for_no_prompt(self, embedding: Embedding, multimask: bool) -> Decoded:
+        """Return no answers, in the shapes and types of some: stock SAM-2 itself cannot reshape nothing."""
+        corner = torch.zeros(1, 1, 2, device=self.device)
+        index = torch.zeros(1, dtype=torch.long, device=self.device)
+        one = self.decode(embedding, corner, corner[..., 0], image_index=index, multimask=multimask)
+        return Decoded(one.masks[:0], one.iou[:0], one.tokens[:0], one.object_score[:0], None)
 
     def compile(self, **options: Any) -> None:
         """Compile the encoder and both decoders by `torch.compile`; the first call with each shape takes minutes.
@@ -235,12 +237,6 @@ class UnSAM(nn.Module):
 
 def _points(points_xy: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Return points and labels with boxes as two more points (labels 2 and 3), as SAM2ImagePredictor does."""
-    if (points_xy is None) != (labels is None):
-        raise UserError(
-            expected="points with a label each, or neither",
-            found="points without labels" if labels is None else "labels without points",
-            remedy="give labels of 1 (inside) or 0 (outside), (P, K) for points (P, K, 2)",
-        )
     if boxes is None:
         return None if points_xy is None or labels is None else (points_xy, labels)
     corners = boxes.reshape(-1, 2, 2).float()

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from unsam_lightning.decoder import Decoded, Embedding
 from unsam_lightning.errors import UserError
+from unsam_lightning.granularity import one_for_each
+from unsam_lightning.input_checks import image_of_each, num_prompts
 from unsam_lightning.model import UnSAM
 
 
@@ -23,7 +25,7 @@ def decode_in_passes(
     embedding: Embedding,
     points_xy: Tensor | None,
     labels: Tensor | None,
-    granularity: Tensor | None = None,
+    granularity: float | Tensor | None = None,
     *,
     boxes: Tensor | None = None,
     masks: Tensor | None = None,
@@ -34,38 +36,31 @@ def decode_in_passes(
     """Return what `UnSAM.decode` returns, but no `pixels`: the embeddings of all pixels for all prompts are the memory.
 
     Args:
-        model: The model; everything else but the last is as in `UnSAM.decode`, P prompts in all.
+        model: The model; everything else but the last is as in `UnSAM.decode`, P >= 1 prompts in all.
         embedding: See there.
         points_xy: See there.
         labels: See there.
-        granularity: (P,), or None for stock SAM-2.
+        granularity: See there.
         boxes: See there.
         masks: See there.
-        image_index: See there; needed with several images.
+        image_index: See there.
         multimask: See there.
         prompts_per_pass: Prompts decoded at a time, at least 1.
 
     Raises:
         UserError: As `UnSAM.decode`; no prompt; `prompts_per_pass` below 1.
     """
-    count = _count(points_xy, boxes, masks)
+    count, index = _places(model, embedding, points_xy, labels, boxes, masks, image_index)
     if prompts_per_pass < 1:
         raise UserError(expected="prompts_per_pass >= 1", found=str(prompts_per_pass), remedy="64 is usual")
-    if image_index is None:
-        image_index = torch.zeros(count, dtype=torch.long, device=model.device)
-        if len(embedding.image) > 1:
-            raise UserError(
-                expected="image_index with several images",
-                found=f"none for {len(embedding.image)} images",
-                remedy="say which image each prompt belongs to",
-            )
+    each = None if granularity is None else one_for_each(granularity, count, model.device)
     passes = []
     for first in range(0, count, prompts_per_pass):
         part = slice(first, first + prompts_per_pass)
         points, signs, wanted, box, prompt_mask = (
-            None if given is None else given[part] for given in (points_xy, labels, granularity, boxes, masks)
+            None if given is None else given[part] for given in (points_xy, labels, each, boxes, masks)
         )
-        decoded = model.decode(embedding, points, signs, wanted, box, prompt_mask, image_index[part], multimask)
+        decoded = model.decode(embedding, points, signs, wanted, box, prompt_mask, index[part], multimask)
         passes.append(decoded[:4])
     everything, iou, tokens, score = (torch.cat(values) for values in zip(*passes, strict=True))
     return Decoded(everything, iou, tokens, score, None)
@@ -105,10 +100,10 @@ def decode_sweep(
     asked = torch.as_tensor(granularities, dtype=torch.float32)
     if not asked.numel():
         raise UserError(expected="at least one granularity", found="none", remedy="give e.g. [0.1, 0.5, 1.0]")
-    count = _count(points_xy, boxes, masks)
+    count, own_image = _places(model, embedding, points_xy, labels, boxes, masks, image_index)
     points, signs, box, prompt_mask, index = (
         None if given is None else given.repeat_interleave(len(asked), 0)
-        for given in (points_xy, labels, boxes, masks, image_index)
+        for given in (points_xy, labels, boxes, masks, own_image)
     )
     decoded = decode_in_passes(
         model,
@@ -125,12 +120,17 @@ def decode_sweep(
     return Decoded(everything, iou, tokens, score, None)
 
 
-def _count(*prompts: Tensor | None) -> int:
-    counts = {len(given) for given in prompts if given is not None}
-    if len(counts) != 1 or 0 in counts:
-        raise UserError(
-            expected="at least one prompt, and as many points as boxes and masks where several are given",
-            found=f"numbers {sorted(counts)}",
-            remedy="give points, boxes or mask prompts with the same first dimension",
-        )
-    return counts.pop()
+def _places(
+    model: UnSAM,
+    embedding: Embedding,
+    points_xy: Tensor | None,
+    labels: Tensor | None,
+    boxes: Tensor | None,
+    masks: Tensor | None,
+    image_index: Tensor | None,
+) -> tuple[int, Tensor]:
+    """Return the number of prompts, at least 1, and which image each belongs to."""
+    count = num_prompts(points_xy, labels, boxes, masks, model.mask_size)
+    if not count:
+        raise UserError(expected="at least one prompt", found="none", remedy="leave an image without prompts out")
+    return count, image_of_each(image_index, len(embedding.image), count, model.device)

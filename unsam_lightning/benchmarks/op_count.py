@@ -96,7 +96,7 @@ class ForetoldValues(TorchDispatchMode):
     ) -> Any:
         """Run an operation, or foretell its result."""
         if function is _ATEN._local_scalar_dense.default:
-            # A half, also inside the range of a granularity, and the first image: the model looks at both.
+            # A half, in the ranges of images and of granularities, and the first image: the model looks at these.
             return {torch.bool: True, torch.float32: 0.5, torch.int64: 0}[args[0].dtype]
         if function is _ATEN.nonzero.default:
             return _places(args[0])
