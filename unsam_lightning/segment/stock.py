@@ -115,10 +115,16 @@ def video_predictor(model: UnSAM, granularity: float | None, **options: Any) -> 
         model: See `sam_at`; its base must have memory modules.
         granularity: See `sam_at`.
         options: `fill_hole_area`, `non_overlap_masks`, `clear_non_cond_mem_around_input`,
-            `add_all_frames_to_correct_as_cond` of `SAM2VideoPredictor`.
+            `add_all_frames_to_correct_as_cond` of `SAM2VideoPredictor`; `binarize_mask_from_pts_for_mem_enc` of
+            `SAM2Base`, which remembers a clicked frame's mask as it is shown and not its logits.
 
     Raises:
-        UserError: The base has no memory modules.
+        UserError: The base has no memory modules, or an option of another name.
+
+    Differs: all are off unless given. The sam2 package's `build_sam2_video_predictor` by default sets
+        `binarize_mask_from_pts_for_mem_enc=True` and `fill_hole_area=8`, which fills holes only where that package was
+        built with its CUDA extension, and warns elsewhere; and another mask in place of an unstable one, of which there
+        is none at a granularity.
     """
     if model.sam.memory_attention is None:
         raise UserError(
@@ -133,6 +139,7 @@ def video_predictor(model: UnSAM, granularity: float | None, **options: Any) -> 
         "non_overlap_masks": False,
         "clear_non_cond_mem_around_input": False,
         "add_all_frames_to_correct_as_cond": False,
+        "binarize_mask_from_pts_for_mem_enc": model.sam.binarize_mask_from_pts_for_mem_enc,
     }
     unknown = sorted(set(options) - set(settings))
     if unknown:
