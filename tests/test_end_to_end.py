@@ -55,6 +55,7 @@ def test_run_folder_is_self_contained(finished: Path) -> None:
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["model"]["backbone"] == "nano"
     assert config["trainer"]["max_steps"] == 3
+    assert "145,069 of 2,976,470 parameters train" in (finished.parent.parent / "fit.log").read_text()
     checkpoint = finished / "checkpoints" / "last.ckpt"
     assert checkpoint.stat().st_size < 5_000_000
     with next(finished.glob("csv/version_*/metrics.csv")).open() as file:
