@@ -59,6 +59,7 @@ def test_ablation_changes_the_experiment_it_names(path: Path, monkeypatch: pytes
     assert _taken(changed.as_dict(), wanted) == wanted
 
 
+@pytest.mark.filterwarnings("ignore")  # jsonargparse cannot show the default phases
 def test_pretraining_is_instantiated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     built: list[NanoPretraining] = []
     monkeypatch.setattr(_PretrainCLI, "_run_subcommand", lambda cli, _: built.append(cli.model))
