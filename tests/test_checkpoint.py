@@ -345,6 +345,10 @@ def test_every_official_number_is_accounted_for(official: tuple[dict[str, torch.
         load(state | {"sam_mask_decoder.gra_new": torch.zeros(1)})
     with pytest.raises(UserError, match=r"decoder\.token has shape \(2, 256\)"):
         load(state | {token: torch.zeros(2, 256)})
+    with pytest.raises(UserError, match="an official UnSAMv2 checkpoint in"):
+        load(state | {mlp: torch.zeros(256)})
+    with pytest.raises(UserError, match=r"lora_a has shape \(\)"):
+        load(state | {lora.replace("lora_B", "lora_A"): torch.zeros(())})
 
 
 def test_an_official_layer_is_not_taken_twice() -> None:

@@ -225,9 +225,10 @@ def load_trained(model: UnSAM, state: dict[str, Tensor], where: str) -> None:
 
 
 def _official_shape(trained: dict[str, Tensor], name: str, temperature: float) -> AdapterConfig:
-    first = trained.get("decoder.granularity_encoder.mlp.0.weight")
-    second = trained.get("decoder.granularity_encoder.mlp.3.weight")
-    ranks = {len(value) for key, value in trained.items() if key.endswith("lora_a")}
+    matrices = {key: value for key, value in trained.items() if value.ndim == 2}  # the others tell no shape
+    first = matrices.get("decoder.granularity_encoder.mlp.0.weight")
+    second = matrices.get("decoder.granularity_encoder.mlp.3.weight")
+    ranks = {len(value) for key, value in matrices.items() if key.endswith("lora_a")}
     if first is None or second is None or len(ranks) > 1:
         raise UserError(
             expected=f"an official UnSAMv2 checkpoint in {name}",
