@@ -18,7 +18,7 @@ from unsam_lightning.manifest import sha256_file
 from unsam_lightning.model import UnSAM
 from unsam_lightning.pretrain import main
 from unsam_lightning.pretrain_data import Phase, PhaseSampler, PromptBatch, ScenePrompts, choose_masks, noisy_box
-from unsam_lightning.pretrain_export import export_weights
+from unsam_lightning.pretrain_export import export_weights, read_pretraining
 from unsam_lightning.pretrain_module import NanoPretraining
 from unsam_lightning.pretrain_passes import decode_all, encode_with_gradient, set_frame
 from unsam_lightning.pretrain_start import RegionHead, learn_discs, start_local, steps_of
@@ -221,7 +221,8 @@ def test_resumed_run_equals_an_uninterrupted_one_and_is_exported(tmp_path: Path)
         assert torch.equal(a, b), name
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     out = tmp_path / "weights" / "nano.safetensors"
-    base, about = export_weights(tmp_path / "last.ckpt", out)
+    average, about = read_pretraining(tmp_path / "last.ckpt")
+    base = export_weights(average, about, out)
     assert (about["steps"], about["start"]["weights"], about["architecture"]) == (6, "random weights", "nano")
     assert out.stat().st_size < 8e6
     assert steps_of(str(out)) == 6
@@ -231,18 +232,18 @@ def test_resumed_run_equals_an_uninterrupted_one_and_is_exported(tmp_path: Path)
         assert torch.equal(read_again[name], base.sam.state_dict()[name]), name
     (tmp_path / "broken.ckpt").write_bytes(out.read_bytes()[:100])
     with pytest.raises(UserError, match="readable checkpoint"):
-        export_weights(tmp_path / "broken.ckpt", out)
+        read_pretraining(tmp_path / "broken.ckpt")
     torch.save({"model": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"a checkpoint of `pretrain`"):
-        export_weights(tmp_path / "other.ckpt", out)
+        read_pretraining(tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
-        export_weights(tmp_path / "last.ckpt", tmp_path / "nano.pt")
+        export_weights(average, about, tmp_path / "nano.pt")
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     content["state_dict"]["average.module.no_mem_embed"][0] = 1e6  # beyond float16
     torch.save(content, tmp_path / "huge.ckpt")
     before = out.read_bytes()
     with pytest.raises(UserError, match="others in no_mem_embed"):
-        export_weights(tmp_path / "huge.ckpt", out)
+        export_weights(*read_pretraining(tmp_path / "huge.ckpt"), out)
     assert out.read_bytes() == before
 
 
@@ -284,7 +285,9 @@ def test_a_run_can_start_from_weights(tmp_path: Path, capsys: pytest.CaptureFixt
         torch.testing.assert_close(value, bundled[name], msg=name)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     out = tmp_path / "on.safetensors"
-    start = export_weights(tmp_path / "last.ckpt", out)[1]["start"]
+    average, about = read_pretraining(tmp_path / "last.ckpt")
+    export_weights(average, about, out)
+    start = about["start"]
     assert start == {"weights": "nano", "sha256": sha256_file(NANO_WEIGHTS), "steps": steps_of("nano")}
     assert steps_of(str(out)) == start["steps"] + 1
     assert _module(weights=str(out)).start.steps == start["steps"] + 1

@@ -246,5 +246,5 @@ def _download(hub_id: str) -> Path:
         raise UserError(
             expected=f"the weights of {hub_id} from the model hub or its local cache",
             found=first_line(error),
-            remedy="check the network, or pass its path as a .pt file (an adapter's: --base, --model.backbone_base)",
+            remedy="download the .pt file elsewhere and pass its path (an adapter's: --base, --model.backbone_base)",
         ) from None

@@ -48,16 +48,14 @@ def read_pretraining(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any
     return average, about | {"steps": int(content["global_step"])}
 
 
-def export_weights(checkpoint: Path, out: Path) -> tuple[Base, dict[str, Any]]:
-    """Write the running average as float16 safetensors, with all steps that are in it; return it and what the run is.
+def export_weights(average: dict[str, Tensor], about: dict[str, Any], out: Path) -> Base:
+    """Write what `read_pretraining` returned as float16 safetensors, with all steps that are in it; return the model.
 
     Raises:
-        UserError: Not a checkpoint of `pretrain`, or its weights are not finite in float16, or the name is no
-            .safetensors.
+        UserError: The weights are not finite in float16 or of another architecture; the name is no .safetensors.
     """
     if out.suffix != ".safetensors":
         raise UserError(expected="a name that ends in .safetensors", found=str(out), remedy="give another --out")
-    average, about = read_pretraining(checkpoint)
     half = {name: value.half() for name, value in average.items()}
     if broken := [name for name, value in half.items() if not value.isfinite().all()]:
         raise UserError(
@@ -67,7 +65,7 @@ def export_weights(checkpoint: Path, out: Path) -> tuple[Base, dict[str, Any]]:
     base = base_from_state(state, name=out.stem, sha256="", config=about["architecture"])  # before anything is written
     steps = about["start"]["steps"] + about["steps"]
     write_safetensors(half, out, {"architecture": str(about["architecture"]), "steps": str(steps)})
-    return base, about
+    return base
 
 
 @torch.no_grad()
@@ -89,10 +87,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="<run folder>/<architecture>.safetensors unless told")
     parser.add_argument("--hardware", default="hardware that was not stated", help="for the card")
     options = parser.parse_args(args)
-    name = Path(str(read_pretraining(options.checkpoint)[1]["architecture"])).stem
-    out = options.out or options.checkpoint.parent.parent / f"{name}.safetensors"
-    base, about = export_weights(options.checkpoint, out)
-    model = UnSAM(base).eval()
+    average, about = read_pretraining(options.checkpoint)
+    out = options.out or options.checkpoint.parent.parent / f"{Path(about['architecture']).stem}.safetensors"
+    model = UnSAM(export_weights(average, about, out)).eval()
     start = about["start"]
     origin = start["weights"] + (f" (sha256 `{start['sha256']}`, {start['steps']:,} steps)" if start["sha256"] else "")
     text = _CARD.format(
